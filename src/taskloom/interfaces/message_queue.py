@@ -1,0 +1,170 @@
+"""MessageQueue: carries tasks to workers and takes them back when a worker dies."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from msgspec import Struct
+
+from taskloom.outcomes import Delivery, UnreadableRecord
+
+if TYPE_CHECKING:
+    from taskloom.interfaces.task_storage import TaskStorage
+    from taskloom.task import Task
+
+__all__ = ["BatchProcessor", "MessageQueue", "QueueFeatures"]
+
+BatchProcessor = Callable[[str, "list[Task[Any]]"], Awaitable[Any] | Any]
+
+
+class QueueFeatures(Struct, frozen=True):
+    """What an engine can do beyond the rules every queue keeps. The path asks this, not a name."""
+
+    durable: bool = False
+    """Tasks survive the end of the process."""
+    delay: bool = True
+    """`put` and `release` honour a later `execute_at` or `delay`."""
+    exclusive: bool = True
+    """A claimed task is with one worker only while its lease lasts; no second lock is needed."""
+    fifo_per_key: bool = False
+    """Tasks of one partition key are delivered in the order they were put."""
+    single_ack: bool = True
+    """A delivery can be given up by itself; otherwise a whole shard moves on together."""
+    inline: bool = False
+    """Whoever adds a task waits until it has run; there are no workers."""
+
+
+class MessageQueue(ABC):
+    """One engine's queues, each under its id.
+
+    A delivery is leased: until `lease` seconds after the claim (or the last `extend`) nobody else
+    gets the task; afterwards it is claimed again, with `delivery_count` one higher. Everything that
+    takes deliveries compares them with the leases in force, changes those that are still ours and
+    returns the others.
+
+    All methods raise `QueueUnavailableError` when the engine cannot be reached; what they were
+    asked for is then unknown, and safe to ask again. Cancelling any of them loses no task.
+    """
+
+    name: str = "queue"
+    features: QueueFeatures = QueueFeatures()
+    storage: TaskStorage | None = None
+    """The storage that *is* this queue: a task is one record there from birth to end."""
+
+    def register(self, queue_id: str) -> None:  # noqa: B027 (most engines have nothing to prepare)
+        """Announce a queue before it is used. Safe to repeat."""
+
+    @abstractmethod
+    async def put(self, queue_id: str, tasks: Sequence[Task[Any]]) -> None:
+        """Accept `tasks`, all or (where the engine cannot) those before an error.
+
+        A task becomes claimable at its `execute_at`. An id put twice is one task.
+        """
+
+    @abstractmethod
+    async def claim(
+        self, queue_id: str, limit: int, *, lease: float, wait: float = 0.0
+    ) -> list[Delivery | UnreadableRecord]:
+        """At most `limit` due tasks, in the order they are due, leased for `lease` seconds.
+
+        Waits up to `wait` seconds for the first one. Cancelling gives back what was taken.
+        """
+
+    @abstractmethod
+    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
+        """Lease for `lease` seconds from now. Returns the deliveries that were no longer ours."""
+
+    @abstractmethod
+    async def ack(self, deliveries: Sequence[Delivery | UnreadableRecord]) -> list[Delivery]:
+        """Done: never deliver these again. Returns the deliveries that were no longer ours."""
+
+    @abstractmethod
+    async def release(
+        self,
+        deliveries: Sequence[Delivery],
+        *,
+        delay: float = 0.0,
+        tasks: Sequence[Task[Any]] | None = None,
+    ) -> list[Delivery]:
+        """Back to the queue: as they were after `delay` seconds, or as `tasks`.
+
+        `tasks` (one per delivery, in order, with the same ids) replace what was delivered: a retry
+        with its new `retry_count` and `execute_at`, starting again at one delivery. Each goes back
+        in one atomic step with giving up the old delivery. A release does not count as a delivery.
+        Returns the deliveries that were no longer ours.
+        """
+
+    @abstractmethod
+    async def depth(self, queue_id: str) -> int:
+        """How many tasks are waiting and due: nothing in flight, nothing delayed."""
+
+    async def open(self) -> None:  # noqa: B027 (an engine in memory has nothing to open)
+        """Connect and create what is missing. Safe to repeat."""
+
+    async def close(self) -> None:  # noqa: B027 (as above)
+        """Let go of connections. Safe to repeat."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # For those who use a queue without tasks' executors.
+
+    async def consume_messages_batch(
+        self, queue_id: str, processor: BatchProcessor, limit: int = 10, *, lease: float = 60.0
+    ) -> int:
+        """Claim once, call `processor(queue_id, tasks)`, acknowledge. Returns how many.
+
+        An exception of the processor releases the whole batch and is raised. The lease is not
+        renewed: `lease` must be longer than the processor takes.
+        """
+        records = await self.claim(queue_id, limit, lease=lease)
+        return await self._process(queue_id, records, processor)
+
+    async def consume_messages_stream(
+        self,
+        queue_id: str,
+        processor: BatchProcessor,
+        stop: asyncio.Event | None = None,
+        *,
+        limit: int = 100,
+        lease: float = 60.0,
+    ) -> None:
+        """Process batches until `stop` is set. An exception of the processor ends it."""
+        stop = stop or asyncio.Event()
+        while not stop.is_set():
+            records = await self.claim(queue_id, limit, lease=lease, wait=1.0)
+            await self._process(queue_id, records, processor)
+
+    async def _process(
+        self,
+        queue_id: str,
+        records: Sequence[Delivery | UnreadableRecord],
+        processor: BatchProcessor,
+    ) -> int:
+        # An unreadable record stays leased: nobody here can set it aside.
+        deliveries = [record for record in records if isinstance(record, Delivery)]
+        if not deliveries:
+            return 0
+        try:
+            answer = processor(queue_id, [delivery.task for delivery in deliveries])
+            if inspect.isawaitable(answer):
+                await answer
+        except BaseException:
+            await asyncio.shield(self.release(deliveries))
+            raise
+        await self.ack(deliveries)
+        return len(deliveries)

@@ -1,0 +1,113 @@
+"""How runs ended, and what is to be written: values only."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from msgspec import UNSET, Struct
+
+from taskloom.task import Task, TaskStatus
+
+__all__ = ["Delivery", "Ending", "Failure", "Outcome", "Settlement", "UnreadableRecord", "Word"]
+
+
+class Delivery(Struct, frozen=True, eq=False):
+    """A claimed task: ours until its lease ends.
+
+    `receipt` belongs to the engine that made it. `delivery_count` is 1 at the first delivery and
+    grows with each lease that ran out; a release does not count, a settle starts it again.
+    """
+
+    task: Task[Any]
+    receipt: Any
+    delivery_count: int = 1
+
+
+class UnreadableRecord(Struct, frozen=True, eq=False):
+    """A claimed record that is not a task: to be set aside with its bytes, never dropped."""
+
+    raw: bytes
+    reason: str
+    receipt: Any
+    delivery_count: int
+    queue_id: str
+
+
+class Word(Enum):
+    """How one delivery ended for the worker that held it."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    RESCHEDULED = "rescheduled"
+    """The task gave itself a new time; the attempt neither succeeded nor failed."""
+    IGNORED = "ignored"
+    """No executor is registered for it."""
+    EXPIRED = "expired"
+    POISON = "poison"
+    """Delivered too often without ever being settled."""
+    RELEASED = "released"
+    """Not run, or cancelled in the middle: someone else is to run it."""
+    LOST = "lost"
+    """The lease is gone: whatever happened counts for nothing."""
+
+
+class Failure(Struct, frozen=True):
+    """An error as data: what is stored, shown and given to callbacks."""
+
+    message: str
+    stack: str | None = None
+    error: BaseException | None = None
+    """The exception itself while it is still in this process; never stored."""
+
+
+class Outcome(Struct, frozen=True, eq=False):
+    """How one delivery ended, before anyone has decided what follows from it."""
+
+    delivery: Delivery
+    word: Word
+    result: Any = UNSET
+    failure: Failure | None = None
+    meta: dict[str, Any] | None = None
+    children: tuple[Task[Any], ...] = ()
+    next: Task[Any] | None = None
+    """The task as it rescheduled itself."""
+    delay: float = 0.0
+    """How long a released task is to rest, in seconds."""
+    started: float = 0.0
+    """When the run began, on the clock's monotonic scale; 0: it never ran."""
+    ended: float = 0.0
+
+
+class Ending(Struct, frozen=True, eq=False):
+    """What is to be written about one delivery."""
+
+    delivery: Delivery
+    status: TaskStatus
+    """Terminal; or SCHEDULED / QUEUED, when `next` says how the task goes on."""
+    result: Any = UNSET
+    stats: dict[str, Any] | None = None
+    """All of `execution_stats` as it is now; None: as it was."""
+    next: Task[Any] | None = None
+    children: tuple[Task[Any], ...] = ()
+    """Tasks that exist exactly if this ending was accepted."""
+
+
+class Settlement(Struct, frozen=True, eq=False):
+    """One atomic write of a storage. Its parts are independent of each other.
+
+    - `endings` are fenced by the lease of their delivery where the storage gave it (`fenced`).
+      Otherwise the delivery belongs to a queue of its own: the stored row is written whatever its
+      lease, made when it is not there and `next` or a terminal status asks for it, but never
+      changed once it is terminal.
+    - `cancelled` ids end as CANCELLED if they are SCHEDULED or QUEUED.
+    - `revived` tasks go from a terminal status back to waiting, as they stand here.
+    - `added` tasks are new; an id that is known is left as it is.
+    """
+
+    endings: tuple[Ending, ...] = ()
+    fenced: bool = True
+    added: tuple[Task[Any], ...] = ()
+    cancelled: tuple[str, ...] = ()
+    reason: str = ""
+    revived: tuple[Task[Any], ...] = ()
