@@ -1,0 +1,104 @@
+"""Taskloom: an asyncio task queue that starts on one SQLite file and grows to many machines.
+
+    from taskloom import Loom
+
+    loom = Loom("sqlite:///taskloom.db")
+
+    @loom.task(queue="email", retries=3)
+    async def send_email(to: str, subject: str) -> None: ...
+
+Engines are in `taskloom.memory` and `taskloom.sql`, the interfaces to write your own in
+`taskloom.interfaces`, the suites that check it in `taskloom.testing`.
+"""
+
+from taskloom.actions import ExecutorActions
+from taskloom.app import Loom
+from taskloom.clock import Clock, Seconds, SystemClock
+from taskloom.config import Retention, TaskHandlerConfig
+from taskloom.console import ConsoleHealthProvider
+from taskloom.errors import (
+    ConfigurationError,
+    ForeignTaskError,
+    InvalidTaskError,
+    MissingExtraError,
+    NestingError,
+    NoOutcomeError,
+    NotOpenError,
+    QueueUnavailableError,
+    RegistrationError,
+    StorageUnavailableError,
+    TaskFailedError,
+    TaskloomError,
+    TaskTimeoutError,
+    TooManyChildrenError,
+    UnavailableError,
+)
+from taskloom.executors import (
+    Executor,
+    MultiTaskExecutor,
+    ParallelTaskExecutor,
+    RetryPolicy,
+    SingleTaskExecutor,
+)
+from taskloom.handler import BatchSummary, TaskHandler
+from taskloom.lifecycle import (
+    LifecycleConfig,
+    TaskLifecycleProvider,
+    TaskNotificationProvider,
+    WorkerLifecycleProvider,
+)
+from taskloom.log_context import LogContextFilter, log_context, structlog_processor
+from taskloom.registry import TaskQueuesManager
+from taskloom.runner import RunResult, TaskRunner
+from taskloom.task import EntityRef, Task, TaskMetadata, TaskStatus
+from taskloom.task_function import TaskFunction
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchSummary",
+    "Clock",
+    "ConfigurationError",
+    "ConsoleHealthProvider",
+    "EntityRef",
+    "Executor",
+    "ExecutorActions",
+    "ForeignTaskError",
+    "InvalidTaskError",
+    "LifecycleConfig",
+    "LogContextFilter",
+    "Loom",
+    "MissingExtraError",
+    "MultiTaskExecutor",
+    "NestingError",
+    "NoOutcomeError",
+    "NotOpenError",
+    "ParallelTaskExecutor",
+    "QueueUnavailableError",
+    "RegistrationError",
+    "Retention",
+    "RetryPolicy",
+    "RunResult",
+    "Seconds",
+    "SingleTaskExecutor",
+    "StorageUnavailableError",
+    "SystemClock",
+    "Task",
+    "TaskFailedError",
+    "TaskFunction",
+    "TaskHandler",
+    "TaskHandlerConfig",
+    "TaskLifecycleProvider",
+    "TaskMetadata",
+    "TaskNotificationProvider",
+    "TaskQueuesManager",
+    "TaskRunner",
+    "TaskStatus",
+    "TaskTimeoutError",
+    "TaskloomError",
+    "TooManyChildrenError",
+    "UnavailableError",
+    "WorkerLifecycleProvider",
+    "log_context",
+    "structlog_processor",
+]

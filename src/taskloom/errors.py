@@ -8,8 +8,10 @@ TaskloomError
 ├── ForeignTaskError             (ValueError) an executor spoke about a task it was not given
 ├── TooManyChildrenError         one execution added more tasks than allowed
 ├── NestingError                 children of children of … beyond the limit
+├── TaskFailedError              an executor called `fail` with a text: that text
 ├── NoOutcomeError               an executor returned without saying how its task ended
 ├── TaskTimeoutError             (TimeoutError) an attempt ran longer than its executor allows
+├── NotOpenError                 a Loom was used outside `async with`
 ├── RegistrationError            (ValueError) two executors for one task type
 ├── ConfigurationError           (ValueError) parts that do not fit together
 └── MissingExtraError            (ImportError) an engine whose package is not installed
@@ -30,9 +32,11 @@ __all__ = [
     "MissingExtraError",
     "NestingError",
     "NoOutcomeError",
+    "NotOpenError",
     "QueueUnavailableError",
     "RegistrationError",
     "StorageUnavailableError",
+    "TaskFailedError",
     "TaskTimeoutError",
     "TaskloomError",
     "TooManyChildrenError",
@@ -86,12 +90,20 @@ class NestingError(TaskloomError):
     """A task added a task that added a task … deeper than `max_depth`."""
 
 
+class TaskFailedError(TaskloomError):
+    """An executor called `fail` with a text, or without saying why."""
+
+
 class NoOutcomeError(TaskloomError):
     """An executor returned without calling `success`, `fail` or rescheduling its task."""
 
 
 class TaskTimeoutError(TaskloomError, TimeoutError):
     """An attempt ran longer than its executor's `timeout` and was cancelled."""
+
+
+class NotOpenError(TaskloomError):
+    """A `Loom` was used before it was opened, or after it was closed."""
 
 
 class RegistrationError(TaskloomError, ValueError):

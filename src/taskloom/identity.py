@@ -7,12 +7,13 @@ engines recognise them: at least once never becomes twice.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Any
 
 import uuid_utils
 
-__all__ = ["DerivedIds", "FreshIds", "IdSource", "derive_id", "new_id", "task_ids"]
+from taskloom.codec import canonical_json
+
+__all__ = ["DerivedIds", "FreshIds", "derive_id", "new_id"]
 
 # The namespace of every derived id (RFC 9562, version 5). Changing it changes every child's id.
 _NAMESPACE = uuid_utils.UUID("6f1b2a52-98e5-5cf1-8f0e-3a1f6d1f7c55")
@@ -41,7 +42,8 @@ class DerivedIds:
         self._origin = origin
         self._made: dict[tuple[str, str, bytes], int] = {}
 
-    def next_id(self, type: str, queue_id: str, content: bytes) -> str:
+    def next_id(self, type: str, queue_id: str, payload: Any) -> str:
+        content = canonical_json(payload)
         key = (type, queue_id, content)
         number = self._made.get(key, 0)
         self._made[key] = number + 1
@@ -60,13 +62,7 @@ class FreshIds:
     def __init__(self) -> None:
         self.given: set[str] = set()
 
-    def next_id(self, type: str, queue_id: str, content: Any) -> str:
+    def next_id(self, type: str, queue_id: str, payload: Any) -> str:
         id = new_id()
         self.given.add(id)
         return id
-
-
-IdSource = DerivedIds | FreshIds
-
-task_ids: ContextVar[IdSource | None] = ContextVar("taskloom_task_ids", default=None)
-"""Where a `Task` made here takes its id from; None outside an executor."""

@@ -1,8 +1,12 @@
-"""How runs ended, and what is to be written: values only."""
+"""How runs ended, and what is to be written: values only.
+
+Those made once per task are not tracked by the garbage collector (`gc=False`): nothing they hold
+refers back to them, and tracking would cost more than making them.
+"""
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from msgspec import UNSET, Struct
@@ -12,7 +16,7 @@ from taskloom.task import Task, TaskStatus
 __all__ = ["Delivery", "Ending", "Failure", "Outcome", "Settlement", "UnreadableRecord", "Word"]
 
 
-class Delivery(Struct, frozen=True, eq=False):
+class Delivery(Struct, frozen=True, eq=False, gc=False):
     """A claimed task: ours until its lease ends.
 
     `receipt` belongs to the engine that made it. `delivery_count` is 1 at the first delivery and
@@ -34,7 +38,7 @@ class UnreadableRecord(Struct, frozen=True, eq=False):
     queue_id: str
 
 
-class Word(Enum):
+class Word(StrEnum):
     """How one delivery ended for the worker that held it."""
 
     SUCCESS = "success"
@@ -52,23 +56,27 @@ class Word(Enum):
     """The lease is gone: whatever happened counts for nothing."""
 
 
-class Failure(Struct, frozen=True):
-    """An error as data: what is stored, shown and given to callbacks."""
+class Failure(Struct, frozen=True, eq=False):
+    """An error as data, and the exception itself while it is still in this process."""
 
+    error: BaseException
     message: str
     stack: str | None = None
-    error: BaseException | None = None
-    """The exception itself while it is still in this process; never stored."""
+    """The traceback; None where a text was given."""
 
 
-class Outcome(Struct, frozen=True, eq=False):
+class Outcome(Struct, frozen=True, eq=False, gc=False):
     """How one delivery ended, before anyone has decided what follows from it."""
 
     delivery: Delivery
     word: Word
     result: Any = UNSET
+    """UNSET, or JSON as `msgspec.Raw`: encoded once, and nobody can change it afterwards."""
     failure: Failure | None = None
     meta: dict[str, Any] | None = None
+    """What the executor added to `execution_stats`; cannot overwrite the library's own keys."""
+    notes: dict[str, Any] | None = None
+    """What the library adds to `execution_stats`."""
     children: tuple[Task[Any], ...] = ()
     next: Task[Any] | None = None
     """The task as it rescheduled itself."""
@@ -79,7 +87,7 @@ class Outcome(Struct, frozen=True, eq=False):
     ended: float = 0.0
 
 
-class Ending(Struct, frozen=True, eq=False):
+class Ending(Struct, frozen=True, eq=False, gc=False):
     """What is to be written about one delivery."""
 
     delivery: Delivery
@@ -102,6 +110,7 @@ class Settlement(Struct, frozen=True, eq=False):
       changed once it is terminal.
     - `cancelled` ids end as CANCELLED if they are SCHEDULED or QUEUED.
     - `revived` tasks go from a terminal status back to waiting, as they stand here.
+    - `unqueued` ids go from QUEUED back to SCHEDULED: the queue did not take them.
     - `added` tasks are new; an id that is known is left as it is.
     """
 
@@ -111,3 +120,4 @@ class Settlement(Struct, frozen=True, eq=False):
     cancelled: tuple[str, ...] = ()
     reason: str = ""
     revived: tuple[Task[Any], ...] = ()
+    unqueued: tuple[str, ...] = ()

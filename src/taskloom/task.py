@@ -11,9 +11,10 @@ from msgspec import UNSET, Struct
 from msgspec.structs import force_setattr
 
 from taskloom.clock import seconds
-from taskloom.codec import canonical_json, one_line
+from taskloom.codec import one_line
+from taskloom.current import running
 from taskloom.errors import InvalidTaskError
-from taskloom.identity import FreshIds, new_id, task_ids
+from taskloom.identity import new_id
 
 __all__ = [
     "EntityRef",
@@ -22,7 +23,6 @@ __all__ = [
     "TaskMetadata",
     "TaskStatus",
     "check_task",
-    "content_of",
 ]
 
 PayloadT = TypeVar("PayloadT")
@@ -89,7 +89,7 @@ class Task(
 
     Immutable: `replace` makes a changed copy. An id is there from the moment the task is made: a
     new UUIDv7, or inside an executor one derived from the running task, so that running it again
-    makes the same children. `payload` is anything JSON can hold; it is checked when the task is added.
+    makes the same children. `payload` is anything JSON can hold, checked when the task is added.
 
     Times are aware UTC, durations seconds. `retries` None means the executor's default,
     `retry_after` None means 2 seconds. Raises `InvalidTaskError`, naming the field.
@@ -146,18 +146,11 @@ def _complete(task: Task[Any]) -> None:
 
 
 def _make_id(task: Task[Any]) -> str:
-    source = task_ids.get()
+    source = running.get()
     if source is None:
         return new_id()
-    if isinstance(source, FreshIds):
-        return source.next_id(task.type, task.queue_id, None)
-    return source.next_id(task.type, task.queue_id, content_of(task))
-
-
-def content_of(task: Task[Any]) -> bytes:
-    """What makes one child different from another: its payload, as one canonical text."""
     try:
-        return canonical_json(task.payload)
+        return source.next_id(task.type, task.queue_id, task.payload)
     except RecursionError:
         raise InvalidTaskError("payload: nested too deeply, or in a cycle") from None
     except (TypeError, ValueError, OverflowError) as error:

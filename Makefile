@@ -1,0 +1,47 @@
+# Everything runs in .venv, which these targets make and keep up to date by themselves.
+# Needed on the machine: make and Python 3.11 or newer.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format docs clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)
+
+$(READY): pyproject.toml uv.lock
+	@test -n "$(PYTHON)" || { echo "Taskloom needs Python 3.11 or newer; none was found."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.9"
+	@$(BIN)/uv sync --quiet --frozen --inexact
+	@touch $@
+
+demo: $(READY) ## Index a folder through a durable queue on SQLite: FOLDER=… for another one
+	@$(BIN)/taskloom demo $(FOLDER)
+
+test: $(READY) ## Run all tests
+	@$(BIN)/python -m pytest -q
+
+check: $(READY) ## Formatting, lint, types, architecture
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: $(READY) ## Build the documentation into site/
+	@$(BIN)/mkdocs build --strict --quiet
+
+clean: ## Remove what these targets made
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,373 @@
+"""What an executor can say about its tasks, and the record of what it said.
+
+A run of one task is an `Attempt`: the record, and for single and parallel executors also the
+`actions` they are given. A call of a multi executor is a `BatchCall` over many attempts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import UNSET
+
+from taskloom.codec import MAX_RESULT_BYTES, encode_checked, one_line
+from taskloom.errors import (
+    ForeignTaskError,
+    InvalidTaskError,
+    NestingError,
+    NoOutcomeError,
+    TaskloomError,
+    TooManyChildrenError,
+)
+from taskloom.failures import failure_of, repr_of
+from taskloom.identity import DerivedIds, FreshIds
+from taskloom.log_context import ContextLogger, merge_log_context
+from taskloom.outcomes import Delivery, Failure, Outcome, Word
+from taskloom.task import Task
+
+__all__ = ["Attempt", "BatchCall", "ExecutorActions", "RunSettings"]
+
+_log = logging.getLogger("taskloom.task")
+
+
+class ExecutorActions(Protocol):
+    """What an executor is given beside its task. The first word on a task counts."""
+
+    @property
+    def log(self) -> logging.LoggerAdapter[Any]:
+        """A logger whose lines carry the task's log context."""
+        ...
+
+    def success(self, task: Task[Any], result: Any = UNSET) -> None:
+        """The task is done. `result`: anything JSON can hold, at most 256 KiB of it."""
+        ...
+
+    def fail(
+        self,
+        task: Task[Any],
+        error: BaseException | str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The attempt failed; it is retried while there are retries left.
+
+        `meta` is added to the task's `execution_stats`.
+        """
+        ...
+
+    def add_tasks(self, tasks: Iterable[Task[Any]], *, parent: Task[Any] | None = None) -> None:
+        """Add tasks when this one settles, together with it.
+
+        The running task's own id reschedules it with the fields given, in place of an outcome.
+        `parent` (in multi executors) names the task they come from, so that they get the same ids
+        if it runs again. More than `max_children` of them fail the attempt.
+        """
+        ...
+
+
+class RunSettings(msgspec.Struct, frozen=True):
+    """What every attempt of a runner shares."""
+
+    worker_id: str
+    max_children: int
+    max_depth: int
+    admit: Callable[[Task[Any]], Task[Any]]
+    """Checks a task and completes it; raises `InvalidTaskError`."""
+
+
+class Attempt:
+    """One run of one task: its `ExecutorActions`, and what was said through them."""
+
+    # Defaults live on the class: most attempts never set most of these, and one is made per task.
+    word: Word | None = None
+    result: Any = UNSET
+    failure: Failure | None = None
+    _meta: dict[str, Any] | None = None
+    _notes: dict[str, Any] | None = None
+    _children: list[Task[Any]] | None = None
+    _next: Task[Any] | None = None
+    _ids: DerivedIds | None = None
+    _log: ContextLogger | None = None
+    _doom: TaskloomError | None = None
+    _added = 0
+    _closed = False
+
+    def __init__(self, delivery: Delivery, settings: RunSettings, started: float) -> None:
+        self.delivery = delivery
+        self.task = delivery.task
+        self.started = started
+        self._settings = settings
+
+    # What the executor says.
+
+    @property
+    def log(self) -> ContextLogger:
+        if self._log is None:
+            self._log = ContextLogger(_log, self.log_fields())
+        return self._log
+
+    def success(self, task: Task[Any], result: Any = UNSET) -> None:
+        self._own(task)
+        if self._first_word(Word.SUCCESS) and result is not UNSET:
+            self._keep_result(result)
+
+    def fail(
+        self,
+        task: Task[Any],
+        error: BaseException | str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._own(task)
+        if self._first_word(Word.FAILURE):
+            self.failure = failure_of(error)
+            self._meta = _kept_meta(meta, self.task)
+
+    def add_tasks(self, tasks: Iterable[Task[Any]], *, parent: Task[Any] | None = None) -> None:
+        if parent is not None:
+            self._own(parent)
+        given = list(tasks)
+        self.claim_room(len(given))
+        own = [task for task in given if _checked(task).id == self.task.id]
+        self.take_children([self.adopt(task) for task in given if task.id != self.task.id])
+        for task in own:
+            self.reschedule(task)
+
+    def reschedule(self, task: Task[Any]) -> None:
+        """The task gives itself another time, or other fields, instead of an outcome."""
+        if self._first_word(Word.RESCHEDULED):
+            self._next = self._settings.admit(task)
+
+    # What the runner and `add_tasks` of the handler ask.
+
+    def next_id(self, type: str, queue_id: str, payload: Any) -> str:
+        """The id of a task made while this one runs (an `IdSource`)."""
+        if self._ids is None:
+            task = self.task
+            # The time of the attempt is part of its name: a task that rescheduled itself, or was
+            # retried by hand, makes new children; one whose worker died has kept its time.
+            at = task.execute_at.isoformat()
+            self._ids = DerivedIds(f"{task.id}:{task.retry_count}:{at}")
+        return self._ids.next_id(type, queue_id, payload)
+
+    def adopt(self, task: Task[Any]) -> Task[Any]:
+        """`task` as a child of this one: with its log context, one level deeper, checked."""
+        metadata, parent = _checked(task).metadata, self.task.metadata
+        depth = parent.depth + 1
+        if depth > self._settings.max_depth:
+            self._doom = NestingError(
+                f"{self.task.type!r} is {parent.depth} tasks deep and max_depth is "
+                f"{self._settings.max_depth}: a task that adds itself without end? To repeat a "
+                "task, let it add itself under its own id"
+            )
+            raise self._doom
+        context = merge_log_context(parent.log_context, metadata.log_context)
+        grown = msgspec.structs.replace(metadata, log_context=context, depth=depth)
+        return self._settings.admit(msgspec.structs.replace(task, metadata=grown))
+
+    def claim_room(self, count: int) -> None:
+        """Count children before any of them is taken; too many fail the attempt."""
+        self._added += count
+        if self._added > self._settings.max_children:
+            self._doom = TooManyChildrenError(
+                f"{self.task.type!r} added {self._added:,} tasks in one execution; "
+                f"max_children is {self._settings.max_children:,}. None of them was added"
+            )
+            raise self._doom
+
+    def take_children(self, children: Sequence[Task[Any]]) -> None:
+        """Keep tasks until this one settles."""
+        if self._children is None:
+            self._children = []
+        self._children.extend(children)
+
+    def log_fields(self) -> dict[str, str]:
+        """The log context of this run; the library's keys win over the user's."""
+        fields = dict(self.task.metadata.log_context or ())
+        fields["task_id"] = self.task.id
+        fields["task_type"] = self.task.type
+        fields["worker_id"] = self._settings.worker_id
+        return fields
+
+    def end(self, error: BaseException | None, ended: float) -> Outcome:
+        """How the run ended: by its first word, else by `error`, else by saying nothing.
+
+        Too many children fail it in any case, also when the executor caught that error. Words that
+        come later (from a thread that could not be stopped) change nothing.
+        """
+        self._closed = True
+        if self.word is None or self._doom is not None:
+            self.word, self.result, self._next, self._notes = Word.FAILURE, UNSET, None, None
+            self.failure = failure_of(self._doom or error or _silence(self.task))
+            self._children = None
+        elif error is not None:
+            _log.warning(
+                "task %s (%s) raised %s after it had said %s; its word counts",
+                self.task.id,
+                one_line(self.task.type),
+                one_line(repr_of(error)),
+                self.word.value,
+            )
+        return Outcome(
+            self.delivery,
+            self.word,
+            self.result,
+            self.failure,
+            self._meta,
+            self._notes,
+            tuple(self._children or ()),
+            self._next,
+            0.0,
+            self.started,
+            ended,
+        )
+
+    def _own(self, task: Task[Any]) -> None:
+        if task is not self.task and _checked(task).id != self.task.id:
+            raise ForeignTaskError(
+                f"task {task.id} is not the one this executor was given ({self.task.id})"
+            )
+
+    def _first_word(self, word: Word) -> bool:
+        if self._closed:
+            _log.warning("task %s said %s after its end; ignored", self.task.id, word.value)
+        elif self.word is not None:
+            _log.warning(
+                "task %s said %s after %s; the first word counts",
+                self.task.id,
+                word.value,
+                self.word.value,
+            )
+        else:
+            self.word = word
+            return True
+        return False
+
+    def _keep_result(self, result: Any) -> None:
+        try:
+            raw = encode_checked(result, "result", limit=2**62)
+        except InvalidTaskError as error:
+            self._notes = {"result_dropped": 0}
+            _log.warning("task %s: %s; the result is dropped", self.task.id, error)
+            return
+        if len(raw) > MAX_RESULT_BYTES:
+            self._notes = {"result_dropped": len(raw)}
+            _log.warning(
+                "task %s: its result has %d bytes, more than %d, and is dropped",
+                self.task.id,
+                len(raw),
+                MAX_RESULT_BYTES,
+            )
+            return
+        self.result = msgspec.Raw(raw)
+
+
+class BatchCall:
+    """One call of a multi executor: the same words, each about one of its tasks."""
+
+    __slots__ = ("_closed", "_fresh", "_log", "_loose", "_settings", "attempts")
+
+    def __init__(self, attempts: Sequence[Attempt], settings: RunSettings) -> None:
+        self.attempts = {attempt.task.id: attempt for attempt in attempts}
+        self._settings = settings
+        self._fresh = FreshIds()
+        self._loose: list[Task[Any]] = []
+        self._log: ContextLogger | None = None
+
+    @property
+    def log(self) -> ContextLogger:
+        if self._log is None:
+            self._log = ContextLogger(_log, self.log_fields())
+        return self._log
+
+    def success(self, task: Task[Any], result: Any = UNSET) -> None:
+        self._attempt(task).success(task, result)
+
+    def fail(
+        self,
+        task: Task[Any],
+        error: BaseException | str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._attempt(task).fail(task, error, meta)
+
+    def add_tasks(self, tasks: Iterable[Task[Any]], *, parent: Task[Any] | None = None) -> None:
+        given = list(tasks)
+        if parent is not None:
+            attempt = self._attempt(parent)
+            attempt.add_tasks([self._derived(_checked(task), attempt) for task in given])
+            return
+        own = [task for task in given if _checked(task).id in self.attempts]
+        others = [task for task in given if task.id not in self.attempts]
+        self.claim_room(len(others))
+        self._loose.extend(self._settings.admit(task) for task in others)
+        for task in own:
+            self.attempts[task.id].reschedule(task)
+
+    def next_id(self, type: str, queue_id: str, payload: Any) -> str:
+        """A new id: no single task of the call is the parent (an `IdSource`)."""
+        return self._fresh.next_id(type, queue_id, payload)
+
+    def adopt(self, task: Task[Any]) -> Task[Any]:
+        """`task` checked; it inherits nothing, for no single task is its parent."""
+        return self._settings.admit(_checked(task))
+
+    def claim_room(self, count: int) -> None:
+        """As of an attempt, for each task of the call."""
+        limit = self._settings.max_children * max(1, len(self.attempts))
+        if len(self._loose) + count > limit:
+            raise TooManyChildrenError(
+                f"a batch of {len(self.attempts)} tasks added more than {limit:,} tasks in one "
+                "call. None of them was added"
+            )
+
+    def log_fields(self) -> dict[str, str]:
+        """The log context of the call: no single task's."""
+        return {"worker_id": self._settings.worker_id, "batch_size": str(len(self.attempts))}
+
+    def end(self, error: BaseException | None, ended: float) -> list[Outcome]:
+        """How each task ended. Tasks added without a parent go with the first that spoke."""
+        spoke = next((a for a in self.attempts.values() if a.word is not None), None)
+        if spoke is not None and self._loose:
+            spoke.take_children(self._loose)
+        return [
+            attempt.end(error if attempt.word is None else None, ended)
+            for attempt in self.attempts.values()
+        ]
+
+    def _attempt(self, task: Task[Any]) -> Attempt:
+        attempt = self.attempts.get(_checked(task).id)
+        if attempt is None:
+            raise ForeignTaskError(f"task {task.id} is not part of this call")
+        return attempt
+
+    def _derived(self, task: Task[Any], attempt: Attempt) -> Task[Any]:
+        if task.id not in self._fresh.given:
+            return task  # its id was chosen; it stays
+        id = attempt.next_id(task.type, task.queue_id, task.payload)
+        return msgspec.structs.replace(task, id=id)
+
+
+def _silence(task: Task[Any]) -> NoOutcomeError:
+    return NoOutcomeError(
+        f"the executor of {task.type!r} returned without calling actions.success or actions.fail"
+    )
+
+
+def _checked(task: object) -> Task[Any]:
+    if not isinstance(task, Task):
+        raise TypeError(f"expected a Task, not {type(task).__name__}")
+    return task
+
+
+def _kept_meta(meta: Mapping[str, Any] | None, task: Task[Any]) -> dict[str, Any] | None:
+    if meta is None:
+        return None
+    kept = {str(key): value for key, value in meta.items()}
+    try:
+        encode_checked(kept, "meta", limit=MAX_RESULT_BYTES)
+    except InvalidTaskError as error:
+        _log.warning("task %s: %s; the meta is dropped", task.id, error)
+        return None
+    return kept

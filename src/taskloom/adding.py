@@ -1,0 +1,133 @@
+"""Adding: how an admitted task gets to where it waits, with as few engine calls as possible."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from msgspec.structs import replace
+
+from taskloom.admission import Route, route
+from taskloom.clock import Clock
+from taskloom.errors import QueueUnavailableError, StorageUnavailableError, UnavailableError
+from taskloom.group_commit import GroupCommit
+from taskloom.interfaces.message_queue import MessageQueue
+from taskloom.interfaces.task_storage import TaskStorage
+from taskloom.outcomes import Settlement
+from taskloom.task import Task, TaskStatus
+
+__all__ = ["Adder"]
+
+_log = logging.getLogger(__name__)
+
+
+class Adder:
+    """Puts admitted tasks where they belong; concurrent calls share engine writes.
+
+    A call returns when its own tasks are accepted. Order: storage, then queue.
+    """
+
+    def __init__(
+        self, queue: MessageQueue, storage: TaskStorage, clock: Clock, horizon: timedelta
+    ) -> None:
+        self._queue = queue
+        self._storage = storage
+        self._clock = clock
+        self._horizon = horizon
+        self._integrated = queue.storage is storage
+        self._store: GroupCommit[Task[Any], Task[Any]] = GroupCommit(self._add_to_storage)
+        self._puts: dict[str, GroupCommit[Task[Any], None]] = {}
+
+    async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
+        """Accept `tasks`; returns them as they are kept, in order.
+
+        For an id that the storage knows already that is the task which is there. Raises
+        `StorageUnavailableError` (nothing is on the queue) or `QueueUnavailableError`, which says
+        what was accepted and what was not.
+        """
+        if self._integrated:
+            return await self._store(tasks)
+        now = self._clock.now()
+        can_delay = self._queue.features.delay
+        ways = [route(task, now, self._horizon, can_delay=can_delay) for task in tasks]
+        stored = [
+            replace(task, status=TaskStatus.QUEUED) if way is Route.BOTH else task
+            for task, way in zip(tasks, ways, strict=True)
+            if way is not Route.QUEUE
+        ]
+        kept = {task.id: task for task in await self._store(stored)}
+        queued = [
+            kept.get(task.id, task)
+            for task, way in zip(tasks, ways, strict=True)
+            if way is not Route.STORAGE
+        ]
+        # A task that was stored before and has ended is not put on the queue again.
+        await self._put([task for task in queued if not task.status.terminal], kept)
+        return [kept.get(task.id, task) for task in tasks]
+
+    async def put_stored(self, tasks: Sequence[Task[Any]]) -> None:
+        """Put tasks on a separate queue that the storage knows already. Safe to repeat."""
+        for queue_id, group in _by_queue(tasks).items():
+            await self._put_group(queue_id)(group)
+
+    async def _put(self, tasks: Sequence[Task[Any]], kept: dict[str, Task[Any]]) -> None:
+        accepted: list[Task[Any]] = list(kept.values())
+        rejected: list[Task[Any]] = []
+        failure: UnavailableError | None = None
+        for queue_id, group in _by_queue(tasks).items():
+            try:
+                await self._put_group(queue_id)(group)
+                accepted += [task for task in group if task.id not in kept]
+            except UnavailableError as error:
+                failure = error
+                rejected += [task for task in group if task.id not in kept]
+                await self._back_to_storage([task for task in group if task.id in kept], error)
+        if rejected:
+            raise QueueUnavailableError(
+                f"the queue did not take {len(rejected)} of {len(tasks)} tasks ({failure}); "
+                "they are in .rejected and may be added again",
+                accepted=accepted,
+                rejected=rejected,
+            ) from failure
+
+    async def _back_to_storage(self, tasks: Sequence[Task[Any]], error: Exception) -> None:
+        """Stored tasks that the queue did not take are accepted all the same: they come due."""
+        if not tasks:
+            return
+        ids = tuple(task.id for task in tasks)
+        _log.warning(
+            "the queue did not take %d stored tasks (%s); they will be put there again",
+            len(ids),
+            error,
+        )
+        try:
+            await self._storage.settle(Settlement(unqueued=ids))
+        except StorageUnavailableError:
+            _log.warning("nor did the storage answer; they are found again after stale_after")
+
+    def _put_group(self, queue_id: str) -> GroupCommit[Task[Any], None]:
+        group = self._puts.get(queue_id)
+        if group is None:
+
+            async def put(tasks: list[Task[Any]]) -> list[None]:
+                await self._queue.put(queue_id, tasks)
+                return [None] * len(tasks)
+
+            group = self._puts[queue_id] = GroupCommit(put)
+        return group
+
+    async def _add_to_storage(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
+        new = await self._storage.add(tasks)
+        if len(new) == len(tasks):
+            return tasks
+        there = {task.id: task for task in await self._storage.get([task.id for task in tasks])}
+        return [there.get(task.id, task) for task in tasks]
+
+
+def _by_queue(tasks: Iterable[Task[Any]]) -> dict[str, list[Task[Any]]]:
+    groups: dict[str, list[Task[Any]]] = {}
+    for task in tasks:
+        groups.setdefault(task.queue_id, []).append(task)
+    return groups

@@ -1,0 +1,242 @@
+"""The consumer: claims a queue's due tasks and brings them to their lanes, never too many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct
+
+from taskloom.clock import Clock
+from taskloom.errors import UnavailableError
+from taskloom.interfaces.message_queue import MessageQueue
+from taskloom.interfaces.task_storage import TaskStorage
+from taskloom.lanes import Lane
+from taskloom.leases import Claim, Keeper
+from taskloom.outage import Outage
+from taskloom.outcomes import Delivery, Outcome, UnreadableRecord, Word
+from taskloom.runner import TaskRunner
+from taskloom.task import TaskStatus
+
+__all__ = ["Consumer", "ConsumerParts", "Intake"]
+
+_log = logging.getLogger(__name__)
+
+LOOK_AHEAD = 1.0
+"""Seconds of work that a lane may hold beyond what it runs."""
+MOST_IN_HAND = 1000
+POLL = 1.0
+"""Longest wait for a task in one claim call, in seconds."""
+SHED_DELAY = 1.0
+"""Seconds before a task that a lane gave up for want of room is due again."""
+CALL_LIMIT = 30.0
+"""Seconds a claim may take beyond its wait before it is given up."""
+
+
+class ConsumerParts(Struct, frozen=True):
+    """What a consumer works with."""
+
+    queue: MessageQueue
+    storage: TaskStorage
+    runner: TaskRunner
+    keeper: Keeper
+    clock: Clock
+    max_deliveries: int
+    settle: Callable[[Outcome, Claim], None]
+    on_first_delivery: Callable[[str], Awaitable[None]]
+    on_empty: Callable[[], None]
+    on_claim: Callable[[Claim, Sequence[Delivery]], Awaitable[None]]
+
+
+class Intake:
+    """One claim call, from the queue to the lanes: what every way of consuming shares."""
+
+    def __init__(self, parts: ConsumerParts) -> None:
+        self._parts = parts
+
+    async def claim(self, queue_id: str, limit: int, *, wait: float = 0.0) -> Claim:
+        """Claim, hold the leases, sort out what cannot run, feed the lanes.
+
+        Raises `QueueUnavailableError` or `TimeoutError`. Cancelling it loses no task: what was
+        claimed and not fed is released.
+        """
+        parts = self._parts
+        since = parts.clock.monotonic()
+        async with asyncio.timeout(wait + CALL_LIMIT):
+            records = await parts.queue.claim(queue_id, limit, lease=parts.keeper.lease, wait=wait)
+        deliveries = [record for record in records if isinstance(record, Delivery)]
+        if len(deliveries) < len(records):
+            await self._set_aside([r for r in records if isinstance(r, UnreadableRecord)])
+        claim = Claim(queue_id, deliveries, parts.keeper.trust(since), parts.settle)
+        if deliveries:
+            parts.keeper.hold(claim, since)
+            await self._feed(claim, deliveries)
+        return claim
+
+    async def _feed(self, claim: Claim, deliveries: list[Delivery]) -> None:
+        parts, fed = self._parts, False
+        try:
+            await parts.on_claim(claim, deliveries)
+            fit = await self._without_cancelled(claim, self._without_poison(claim, deliveries))
+            await parts.runner.start(claim.queue_id, fit, claim)
+            fed = True
+        except UnavailableError as error:
+            _log.warning("cache or storage did not answer: %s; tasks are released", error)
+        finally:
+            if not fed:
+                for delivery in list(claim.open.values()):
+                    claim.ended(Outcome(delivery, Word.RELEASED, delay=SHED_DELAY))
+
+    def _without_poison(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
+        limit = self._parts.max_deliveries
+        poison = [delivery for delivery in deliveries if delivery.delivery_count > limit]
+        if not poison:
+            return deliveries
+        for delivery in poison:
+            claim.ended(Outcome(delivery, Word.POISON))
+        return [delivery for delivery in deliveries if delivery.delivery_count <= limit]
+
+    async def _without_cancelled(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
+        """Drop what was cancelled in a storage beside the queue after it had been put there."""
+        stored = [d.task.id for d in deliveries if d.task.status is TaskStatus.QUEUED]
+        if not stored:
+            return deliveries
+        rows = await self._parts.storage.get(stored)
+        gone = {row.id for row in rows if row.status is TaskStatus.CANCELLED}
+        if not gone:
+            return deliveries
+        dropped = [delivery for delivery in deliveries if delivery.task.id in gone]
+        await self._parts.queue.ack(dropped)
+        claim.close(gone)
+        return [delivery for delivery in deliveries if delivery.task.id not in gone]
+
+    async def _set_aside(self, records: list[UnreadableRecord]) -> None:
+        for record in records:
+            _log.warning(
+                "a record of queue %s is not a task (%s); it is set aside with its %d bytes",
+                record.queue_id,
+                record.reason,
+                len(record.raw),
+            )
+        await self._parts.storage.set_aside(records)
+        await self._parts.queue.ack(records)
+
+
+class Consumer:
+    """Claims one queue until stopped: up to what its lanes can soon run."""
+
+    def __init__(self, queue_id: str, parts: ConsumerParts) -> None:
+        self.queue_id = queue_id
+        self.empty = False
+        """Whether the last claim found nothing due."""
+        self._parts = parts
+        self._intake = Intake(parts)
+        self._pace = Pace(parts.clock)
+        self._outage = Outage(f"claiming from {queue_id!r}", parts.clock)
+        self._ended = asyncio.Event()
+        self._started = False
+        self._looked_at = parts.clock.monotonic()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing was due, and this worker holds nothing of the queue."""
+        return self.empty and not self._parts.keeper.held(self.queue_id)
+
+    def nudge(self) -> None:
+        """Something was settled: there may be room for more."""
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Claim and feed until cancelled. What is in the lanes stays there."""
+        while True:
+            self._ended.clear()
+            self._shed()
+            room = self._room()
+            if room <= 0:
+                await self._wait_for_room()
+                continue
+            try:
+                await self._claim(room)
+                self._outage.over()
+            except (UnavailableError, TimeoutError) as error:
+                await self._outage.wait(error)
+            except Exception as error:
+                _log.exception("claiming from %r failed", self.queue_id)
+                await self._outage.wait(error)
+
+    async def _claim(self, room: int) -> None:
+        parts = self._parts
+        claim = await self._intake.claim(self.queue_id, room)
+        if not claim.size:
+            self.empty = True
+            parts.on_empty()
+            # Waiting may take part of the lease's trust, which counts from the start of the call.
+            wait = min(POLL, parts.keeper.lease / 3)
+            claim = await self._intake.claim(self.queue_id, room, wait=wait)
+        if claim.size:
+            self.empty = False
+            if not self._started:
+                self._started = True
+                await parts.on_first_delivery(self.queue_id)
+            # One turn of the loop for the lanes before the next claim.
+            await asyncio.sleep(0)
+
+    def _room(self) -> int:
+        """How many deliveries to claim now; 0 while enough is in hand.
+
+        A lane wants what it can run at once, plus about a second of work ahead at the pace it has
+        shown. It is filled again when half of what it had ahead is gone, so that claims are large.
+        """
+        lanes = self._parts.runner.lanes(self.queue_id)
+        if not lanes:
+            return 100  # no executor: tasks are claimed only to be marked as ignored
+        room = 0
+        for lane in lanes:
+            ahead = self._pace.ahead(lane)
+            if lane.in_hand < lane.executor.slots + ahead / 2:
+                room += lane.executor.slots + ahead - lane.in_hand
+        unsettled = self._parts.keeper.held(self.queue_id)
+        return min(room, MOST_IN_HAND, 2 * MOST_IN_HAND - unsettled)
+
+    async def _wait_for_room(self) -> None:
+        """Wait until something ended; look after a while anyhow."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AHEAD):
+                await self._ended.wait()
+
+    def _shed(self) -> None:
+        """About once a second: give up what a slow lane holds too much of.
+
+        Another worker can start it, and this one sees what else is in the queue.
+        """
+        now = self._parts.clock.monotonic()
+        if now - self._looked_at < LOOK_AHEAD or not self._parts.queue.features.delay:
+            return
+        self._looked_at = now
+        for lane in self._parts.runner.lanes(self.queue_id):
+            for delivery, holder in lane.shed(lane.executor.slots + 2 * self._pace.ahead(lane)):
+                holder.ended(Outcome(delivery, Word.RELEASED, delay=SHED_DELAY))
+
+
+class Pace:
+    """How many tasks each lane ends in a second, measured over the last one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._now = clock.monotonic
+        self._marks: dict[int, tuple[Lane, float, int, float]] = {}
+
+    def ahead(self, lane: Lane) -> int:
+        """How many tasks the lane may hold beyond its slots."""
+        now = self._now()
+        known = self._marks.get(id(lane))
+        if known is None or known[0] is not lane:
+            self._marks[id(lane)] = (lane, now, lane.finished, 0.0)
+            return 0
+        _, since, finished, rate = known
+        elapsed, done = now - since, lane.finished - finished
+        if elapsed >= LOOK_AHEAD or (done >= lane.executor.slots and elapsed > 0):
+            rate = done / elapsed
+            self._marks[id(lane)] = (lane, now, lane.finished, rate)
+        return min(MOST_IN_HAND, int(rate * LOOK_AHEAD))

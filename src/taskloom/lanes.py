@@ -1,0 +1,173 @@
+"""The two kinds of lane, side by side: slots for single tasks, calls for batches.
+
+A lane of a single or parallel executor has slots: asyncio tasks that take one delivery after the
+other. A lane of a multi executor makes one call at a time with all that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from taskloom.actions import Attempt, BatchCall
+from taskloom.executors import Executor, MultiTaskExecutor, SingleTaskExecutor
+from taskloom.lane import Holder, Job, Lane, LaneObserver, LaneSettings
+from taskloom.outcomes import Delivery, Outcome, Word
+from taskloom.task import Task
+
+__all__ = [
+    "BatchLane",
+    "Holder",
+    "Job",
+    "Lane",
+    "LaneObserver",
+    "LaneSettings",
+    "SlotLane",
+    "make_lane",
+]
+
+SLICE = 0.005
+"""Seconds a slot may keep the event loop to itself while its tasks never wait."""
+
+
+class SlotLane(Lane):
+    """The lane of a single or parallel executor."""
+
+    executor: SingleTaskExecutor
+
+    def __init__(self, executor: SingleTaskExecutor, settings: LaneSettings) -> None:
+        super().__init__(executor, executor.on_task, settings)
+
+    def _start_slots(self) -> None:
+        free = self.executor.slots - len(self._tasks)
+        for _ in range(min(free, len(self.waiting))):
+            self._spawn()
+
+    async def _work(self) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        own = self._tasks[me]
+        slice_end = self._now() + SLICE
+        while self.waiting and not me.cancelling():
+            job = self.waiting.popleft()
+            now = self._now()
+            outcome = self._refused(job, now)
+            if outcome is None:
+                own.append(job)
+                outcome = await self._run(job[0], now, me)
+                own.clear()
+            if me in self._tasks:  # otherwise it was abandoned, and someone else has spoken
+                self.finished += 1
+                job[1].ended(outcome)
+            if outcome.ended >= slice_end:
+                await asyncio.sleep(0)
+                slice_end = self._now() + SLICE
+
+    async def _run(self, delivery: Delivery, now: float, me: asyncio.Task[None]) -> Outcome:
+        attempt = Attempt(delivery, self._settings.run, now)
+        error: BaseException | None = None
+        try:
+            if self._settings.observer.wants_started:
+                await self._settings.observer.task_started(attempt, self.executor)
+            await self._call(self._payload(attempt.task), attempt)
+        except GeneratorExit:
+            raise
+        except BaseException as raised:
+            error = raised
+        stopped = self._stopping.get(me)
+        if stopped is Word.LOST or (stopped is not None and attempt.word is None):
+            attempt.end(error, 0.0)  # closes it: a thread may still speak
+            return Outcome(delivery, stopped, started=now, ended=self._now())
+        return attempt.end(error, self._now())
+
+
+class BatchLane(Lane):
+    """The lane of a multi executor: one call at a time."""
+
+    executor: MultiTaskExecutor
+
+    def __init__(self, executor: MultiTaskExecutor, settings: LaneSettings) -> None:
+        super().__init__(executor, executor.on_tasks, settings)
+
+    def _start_slots(self) -> None:
+        if self.waiting and not self._tasks:
+            self._spawn()
+
+    async def _work(self) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        own = self._tasks[me]
+        while self.waiting and not me.cancelling():
+            jobs = self._take()
+            own.extend(jobs)
+            outcomes = await self._run(jobs, me) if jobs else []
+            own.clear()
+            if me in self._tasks:
+                self.finished += len(jobs)
+                for (_, holder), outcome in zip(jobs, outcomes, strict=True):
+                    holder.ended(outcome)
+            await asyncio.sleep(0)
+
+    def _take(self) -> list[Job]:
+        jobs: list[Job] = []
+        limit, now = self.executor.max_batch or len(self.waiting), self._now()
+        while self.waiting and len(jobs) < limit:
+            job = self.waiting.popleft()
+            refused = self._refused(job, now)
+            if refused is None:
+                jobs.append(job)
+            else:
+                job[1].ended(refused)
+        return jobs
+
+    async def _run(self, jobs: list[Job], me: asyncio.Task[None]) -> list[Outcome]:
+        started, observer = self._now(), self._settings.observer
+        attempts = [Attempt(delivery, self._settings.run, started) for delivery, _ in jobs]
+        tasks = self._fitting(attempts)
+        call = BatchCall(attempts, self._settings.run)
+        error: BaseException | None = None
+        try:
+            if tasks:
+                if observer.wants_batches:
+                    await observer.batch_started(tasks, self.executor)
+                await self._call(tasks, call)
+        except GeneratorExit:
+            raise
+        except BaseException as raised:
+            error = raised
+        outcomes = self._outcomes(call, error, self._stopping.get(me))
+        if tasks and observer.wants_batches:
+            await observer.batch_completed(outcomes, self.executor, started)
+        return outcomes
+
+    def _fitting(self, attempts: list[Attempt]) -> list[Task[Any]]:
+        """The tasks to call with; one whose payload does not fit fails alone."""
+        tasks: list[Task[Any]] = []
+        for attempt in attempts:
+            try:
+                tasks.append(self._payload(attempt.task))
+            except Exception as error:
+                attempt.fail(attempt.task, error)
+        return tasks
+
+    def _outcomes(
+        self, call: BatchCall, error: BaseException | None, stopped: Word | None
+    ) -> list[Outcome]:
+        silent = {id for id, attempt in call.attempts.items() if attempt.word is None}
+        ended = self._now()
+        outcomes = call.end(error, ended)
+        if stopped is None:
+            return outcomes
+        return [
+            Outcome(outcome.delivery, stopped, started=outcome.started, ended=ended)
+            if stopped is Word.LOST or outcome.delivery.task.id in silent
+            else outcome
+            for outcome in outcomes
+        ]
+
+
+def make_lane(executor: Executor, settings: LaneSettings) -> Lane:
+    """The lane that fits the kind of executor."""
+    if isinstance(executor, MultiTaskExecutor):
+        return BatchLane(executor, settings)
+    return SlotLane(executor, settings)

@@ -1,0 +1,154 @@
+"""Leases: what this worker holds, and keeping it held while it works."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from taskloom.clock import Clock
+from taskloom.errors import UnavailableError
+from taskloom.interfaces.message_queue import MessageQueue
+from taskloom.outcomes import Delivery, Outcome
+
+__all__ = ["Claim", "Keeper"]
+
+_log = logging.getLogger(__name__)
+
+MARGIN = 0.1
+"""The part of a lease that is never trusted: for the way to the engine and back."""
+CHUNK = 1000
+"""Deliveries per `extend` call."""
+
+
+class Claim:
+    """The deliveries of one claim call, under one lease.
+
+    Trusted until the start of the call that set the lease, plus the lease, minus a margin, on the
+    monotonic clock: a renewal that timed out is unknown, not done.
+    """
+
+    __slots__ = ("_on_ended", "_settled", "open", "queue_id", "size", "tally", "trusted_until")
+
+    def __init__(
+        self,
+        queue_id: str,
+        deliveries: Iterable[Delivery],
+        trusted_until: float,
+        on_ended: Callable[[Outcome, Claim], None],
+    ) -> None:
+        self.queue_id = queue_id
+        self.open = {delivery.task.id: delivery for delivery in deliveries}
+        self.size = len(self.open)
+        self.trusted_until = trusted_until
+        self.tally: dict[str, int] = {}
+        """What became of its deliveries, counted by the settler."""
+        self._on_ended = on_ended
+        self._settled = asyncio.Event()
+        if not self.open:
+            self._settled.set()
+
+    def ended(self, outcome: Outcome) -> None:
+        """A run of one of its deliveries ended; the settler takes over."""
+        self._on_ended(outcome, self)
+
+    def close(self, ids: Iterable[str]) -> None:
+        """These deliveries are settled, or given up: the lease is nobody's business any more."""
+        for id in ids:
+            self.open.pop(id, None)
+        if not self.open:
+            self._settled.set()
+
+    async def wait_settled(self) -> None:
+        """Return when every delivery has been settled or given up."""
+        await self._settled.wait()
+
+
+class Keeper:
+    """All claims of a worker; renews each every third of its lease.
+
+    `on_lost` hears of deliveries that turned out not to be ours any more. `renew_locks` is called
+    with every renewal.
+    """
+
+    def __init__(
+        self,
+        queue: MessageQueue,
+        lease: float,
+        clock: Clock,
+        on_lost: Callable[[Claim, Sequence[Delivery]], None],
+        renew_locks: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.lease = lease
+        self._queue = queue
+        self._clock = clock
+        self._on_lost = on_lost
+        self._renew_locks = renew_locks
+        self._claims: dict[Claim, float] = {}
+        """Each open claim, and when its lease was last set."""
+        self._away = False
+
+    def trust(self, since: float) -> float:
+        """Until when a lease set by a call that began at `since` can be trusted."""
+        return since + self.lease * (1 - MARGIN)
+
+    def hold(self, claim: Claim, since: float) -> None:
+        """Keep `claim`, whose claim call began at `since` (monotonic)."""
+        self._claims[claim] = since
+
+    def held(self, queue_id: str | None = None) -> int:
+        """How many deliveries are ours and not settled."""
+        self._forget_settled()
+        return sum(
+            len(claim.open)
+            for claim in self._claims
+            if queue_id is None or claim.queue_id == queue_id
+        )
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            await self._clock.sleep(self.lease / 6)
+            await self.renew()
+
+    async def renew(self) -> None:
+        """One pass: extend what was last extended a third of a lease ago."""
+        self._forget_settled()
+        now = self._clock.monotonic()
+        due = [claim for claim, since in self._claims.items() if now - since >= self.lease / 3]
+        if not due:
+            return
+        try:
+            async with asyncio.timeout(self.lease / 3):
+                await self._renew_locks()
+                await self._extend(due)
+            self._away = False
+        except (UnavailableError, TimeoutError) as error:
+            if not self._away:
+                _log.warning("leases cannot be renewed: %s; trying again", error)
+            self._away = True
+
+    async def _extend(self, claims: list[Claim]) -> None:
+        owners = {
+            id: claim for claim in claims for id in claim.open
+        }  # a task is in one claim of ours at most
+        deliveries = [delivery for claim in claims for delivery in claim.open.values()]
+        lost: dict[Claim, list[Delivery]] = {}
+        started = self._clock.monotonic()
+        for start in range(0, len(deliveries), CHUNK):
+            part = deliveries[start : start + CHUNK]
+            for delivery in await self._queue.extend(part, self.lease):
+                lost.setdefault(owners[delivery.task.id], []).append(delivery)
+        for claim in claims:
+            self._claims[claim] = started
+            claim.trusted_until = self.trust(started)
+        for claim, gone in lost.items():
+            # One that was settled while the renewal was under way is not lost but done.
+            still_open = [d for d in gone if claim.open.get(d.task.id) is d]
+            if still_open:
+                self._on_lost(claim, still_open)
+
+    def _forget_settled(self) -> None:
+        settled = [claim for claim in self._claims if not claim.open]
+        for claim in settled:
+            del self._claims[claim]

@@ -1,0 +1,81 @@
+"""Task locks: two tasks with one `task_hash` never run at the same time, on any worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from taskloom.interfaces.cache import Cache
+from taskloom.outcomes import Delivery
+
+__all__ = ["TaskLocks"]
+
+PREFIX = "task_lock_"
+
+
+class TaskLocks:
+    """Locks in the cache, for all deliveries of a claim in one call, under this worker's name.
+
+    Where claims are exclusive under a lease, only tasks with a `task_hash` need one. A lock lasts
+    as long as a lease and is renewed with it.
+    """
+
+    def __init__(self, cache: Cache, owner: str, *, ttl: float, every_task: bool) -> None:
+        self._cache = cache
+        self._owner = owner
+        self._ttl = ttl
+        self._every_task = every_task
+        self._held: dict[str, str] = {}
+        """Lock key -> id of the task that holds it here: a second one of ours has to wait too."""
+
+    async def take(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Lock what needs a lock. Returns the deliveries whose lock is with another task."""
+        if not self._every_task and all(d.task.task_hash is None for d in deliveries):
+            return []
+        locked: list[Delivery] = []
+        wanted: dict[str, Delivery] = {}
+        for delivery in deliveries:
+            key = self._key(delivery)
+            if key is None:
+                continue
+            if key in wanted or self._held.get(key, delivery.task.id) != delivery.task.id:
+                locked.append(delivery)
+            else:
+                wanted[key] = delivery
+        if not wanted:
+            return locked
+        # Ours from here on, so that a claim running beside this one waits for the answer too.
+        self._held.update({key: delivery.task.id for key, delivery in wanted.items()})
+        try:
+            got = await self._cache.acquire_many(list(wanted), self._owner, self._ttl)
+        except BaseException:
+            for key in wanted:
+                self._held.pop(key, None)
+            raise
+        for key in wanted.keys() - got:
+            locked.append(wanted[key])
+            self._held.pop(key, None)
+        return locked
+
+    async def release(self, deliveries: Iterable[Delivery]) -> None:
+        """Unlock what these deliveries hold. Safe to repeat."""
+        if not self._held:
+            return
+        keys = []
+        for delivery in deliveries:
+            key = self._key(delivery)
+            if key is not None and self._held.get(key) == delivery.task.id:
+                del self._held[key]
+                keys.append(key)
+        if keys:
+            await self._cache.release_many(keys, self._owner)
+
+    async def renew(self) -> None:
+        """Hold everything for another lease."""
+        if self._held:
+            await self._cache.acquire_many(list(self._held), self._owner, self._ttl)
+
+    def _key(self, delivery: Delivery) -> str | None:
+        task = delivery.task
+        if task.task_hash is not None:
+            return PREFIX + task.task_hash
+        return PREFIX + task.id if self._every_task else None

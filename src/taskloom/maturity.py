@@ -1,0 +1,129 @@
+"""Maturity and upkeep: due tasks to their queues, lost ones back, ended ones away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from msgspec.structs import replace
+
+from taskloom.clock import Clock, seconds
+from taskloom.config import TaskHandlerConfig
+from taskloom.errors import UnavailableError
+from taskloom.interfaces.cache import Cache
+from taskloom.interfaces.message_queue import MessageQueue
+from taskloom.interfaces.task_storage import TaskArchive, TaskStorage
+from taskloom.outage import Outage
+from taskloom.outcomes import Delivery, Ending, Settlement
+from taskloom.task import Task, TaskStatus
+
+__all__ = ["Maturity"]
+
+_log = logging.getLogger(__name__)
+
+LOCK = "taskloom_mature_lock"
+LOCK_TTL = 20.0
+BATCH = 1000
+PRUNE_BATCH = 500
+MOVE_LEASE = 30.0
+"""Seconds a moving task is held: put on the queue first, then noted as `queued`."""
+
+
+class Maturity:
+    """The upkeep of a storage. One worker at a time does it, by a lock in the cache."""
+
+    def __init__(
+        self,
+        queue: MessageQueue,
+        storage: TaskStorage,
+        cache: Cache,
+        owner: str,
+        config: TaskHandlerConfig,
+        put: Callable[[Sequence[Task[Any]]], Awaitable[None]],
+    ) -> None:
+        self._queue = queue
+        self._storage = storage
+        self._cache = cache
+        self._owner = owner
+        self._config = config
+        self._clock: Clock = config.clock
+        self._put = put
+
+    async def run(self) -> None:
+        """One pass every `mature_interval`, until cancelled."""
+        outage = Outage("moving mature tasks", self._clock)
+        interval = seconds(self._config.mature_interval, "mature_interval")
+        while True:
+            try:
+                await self.one_pass()
+                outage.over()
+            except UnavailableError as error:
+                await outage.wait(error)
+            except Exception:
+                _log.exception("a pass of upkeep failed")
+            await self._clock.sleep(interval)
+
+    async def one_pass(self) -> int:
+        """Recover, move, prune. Returns how many were moved; 0 when another worker is at it."""
+        if not await self._cache.acquire_many([LOCK], self._owner, LOCK_TTL):
+            return 0
+        try:
+            await self._recover()
+            moved = await self._move()
+            await self._prune()
+        finally:
+            await self._cache.release_many([LOCK], self._owner)
+        return moved
+
+    async def _recover(self) -> None:
+        stale_after = seconds(self._config.stale_after, "stale_after")
+        count = await self._storage.recover_stale(now=self._clock.now(), stale_after=stale_after)
+        if count:
+            _log.warning("%d tasks were left by a worker that is gone; they run again", count)
+
+    async def _move(self) -> int:
+        """Due tasks of the storage to a separate queue. A queue that is its storage needs none."""
+        if self._queue.storage is self._storage:
+            return 0
+        moved = 0
+        while True:
+            due = await self._storage.claim_due(BATCH, lease=MOVE_LEASE, now=self._clock.now())
+            if due:
+                await self._move_batch(due)
+            moved += len(due)
+            if len(due) < BATCH:
+                return moved
+            await self._cache.acquire_many([LOCK], self._owner, LOCK_TTL)
+
+    async def _move_batch(self, due: Sequence[Delivery]) -> None:
+        # The queue first: dying in between leaves a lease that ends, and the task is put again,
+        # which is harmless. The other way round it would be lost until `stale_after`.
+        tasks = [replace(delivery.task, status=TaskStatus.QUEUED) for delivery in due]
+        await self._put(tasks)
+        endings = tuple(
+            Ending(delivery, TaskStatus.QUEUED, next=task)
+            for delivery, task in zip(due, tasks, strict=True)
+        )
+        await self._storage.settle(Settlement(endings))
+
+    async def _prune(self) -> None:
+        if not isinstance(self._storage, TaskArchive):
+            return
+        now, retention = self._clock.now(), self._config.retention
+        for status, keep in (
+            (TaskStatus.EXECUTED, retention.executed),
+            (TaskStatus.FAILED, retention.failed),
+            (TaskStatus.EXPIRED, retention.expired),
+            (TaskStatus.IGNORED, retention.ignored),
+            (TaskStatus.CANCELLED, retention.cancelled),
+        ):
+            if keep is None:
+                continue
+            before = now - timedelta(seconds=seconds(keep, "retention"))
+            # Small batches: a long delete would hold up everybody's claims.
+            for _ in range(20):
+                gone = await self._storage.prune(status, ended_before=before, limit=PRUNE_BATCH)
+                if gone < PRUNE_BATCH:
+                    break

@@ -1,0 +1,165 @@
+"""The reporter: makes events of what the path does, if anyone wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from taskloom.actions import Attempt
+from taskloom.config import TaskHandlerConfig
+from taskloom.errors import TaskFailedError
+from taskloom.executors import Executor
+from taskloom.failures import failure_of
+from taskloom.lifecycle import (
+    TaskBatchCompleted,
+    TaskBatchStarted,
+    TaskCancelled,
+    TaskCompleted,
+    TaskContext,
+    TaskExhausted,
+    TaskFailed,
+    TaskScheduled,
+    TaskStarted,
+    task_context,
+)
+from taskloom.listeners import Listeners
+from taskloom.outcomes import Outcome, Word
+from taskloom.retry import max_retries
+from taskloom.settlement import Verdict
+from taskloom.task import Task, TaskStatus
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """Tells the task lifecycle provider; costs nothing for events nobody wants.
+
+    Per task the order is scheduled, started, completed or failed, exhausted. Completed and failed
+    are told when they are settled, so what was fenced is never told.
+    """
+
+    def __init__(self, listeners: Listeners, worker_id: str, config: TaskHandlerConfig) -> None:
+        self.listeners = listeners
+        self.wants_started = listeners.wants("on_task_started")
+        self.wants_batches = listeners.wants("on_task_batch_started") or listeners.wants(
+            "on_task_batch_completed"
+        )
+        self.wants_ends = any(
+            listeners.wants(name)
+            for name in ("on_task_completed", "on_task_failed", "on_task_exhausted")
+        )
+        self._wants_scheduled = listeners.wants("on_task_scheduled")
+        self._worker_id = worker_id
+        self._payload = config.lifecycle.include_payload
+        self._clock = config.clock
+
+    async def scheduled(self, tasks: Iterable[Task[Any]], executor_of: Any) -> None:
+        """Tasks were accepted. `executor_of(task)` gives their executor or None."""
+        if self._wants_scheduled:
+            for task in tasks:
+                fields = self._context(task, executor_of(task), worker=False)
+                await self.listeners.emit("on_task_scheduled", TaskScheduled(**fields))
+
+    async def cancelled(self, tasks: Iterable[Task[Any]], reason: str, executor_of: Any) -> None:
+        """Waiting tasks were cancelled."""
+        for task in tasks:
+            fields = self._context(task, executor_of(task), worker=False)
+            event = TaskCancelled(**fields, reason=reason)
+            await self.listeners.emit("on_task_cancelled", event)
+
+    async def task_started(self, attempt: Attempt, executor: Executor) -> None:
+        """A single or parallel executor is about to be called."""
+        now = self._clock.now()
+        event = TaskStarted(
+            **self._context(attempt.task, executor),
+            started_at=now,
+            queued_duration=_waited(attempt.task, now),
+        )
+        await self.listeners.emit("on_task_started", event)
+
+    async def batch_started(self, tasks: Sequence[Task[Any]], executor: Executor) -> None:
+        """A multi executor is about to be called."""
+        event = TaskBatchStarted(**self._batch(tasks, executor), started_at=self._clock.now())
+        await self.listeners.emit("on_task_batch_started", event)
+
+    async def batch_completed(
+        self, outcomes: Sequence[Outcome], executor: Executor, started: float
+    ) -> None:
+        """A multi executor's call ended; `started` is monotonic."""
+        duration = self._clock.monotonic() - started
+        tasks = [outcome.delivery.task for outcome in outcomes]
+        good = [o.delivery.task.id for o in outcomes if o.word is Word.SUCCESS]
+        event = TaskBatchCompleted(
+            **self._batch(tasks, executor),
+            started_at=self._clock.now() - timedelta(seconds=duration),
+            succeeded=good,
+            failed=[o.delivery.task.id for o in outcomes if o.word is Word.FAILURE],
+            batch_duration=duration,
+        )
+        await self.listeners.emit("on_task_batch_completed", event)
+
+    async def ended(self, verdict: Verdict, executor: Executor | None) -> None:
+        """An outcome was settled."""
+        outcome = verdict.outcome
+        fields = self._context(outcome.delivery.task, executor) | self._timing(outcome)
+        if outcome.word is Word.SUCCESS:
+            result = UNSET if outcome.result is UNSET else msgspec.json.decode(outcome.result)
+            await self.listeners.emit("on_task_completed", TaskCompleted(**fields, result=result))
+        elif outcome.word in (Word.FAILURE, Word.POISON):
+            error = _error_of(verdict)
+            failed = TaskFailed(
+                **fields,
+                error=error,
+                will_retry=verdict.will_retry,
+                next_attempt_at=verdict.next_attempt_at,
+            )
+            await self.listeners.emit("on_task_failed", failed)
+            if verdict.status is TaskStatus.FAILED:
+                attempts = outcome.delivery.task.retry_count + 1
+                exhausted = TaskExhausted(**fields, error=error, total_attempts=attempts)
+                await self.listeners.emit("on_task_exhausted", exhausted)
+
+    def _context(
+        self, task: Task[Any], executor: Executor | None, *, worker: bool = True
+    ) -> dict[str, Any]:
+        return task_context(
+            task,
+            max_retries=max_retries(task, executor),
+            worker_id=self._worker_id if worker else None,
+            consumer_id=f"{self._worker_id}:{task.queue_id}" if worker else None,
+            include_payload=self._payload,
+        )
+
+    def _batch(self, tasks: Sequence[Task[Any]], executor: Executor) -> dict[str, Any]:
+        first = tasks[0]
+        return {
+            "task_type": first.type,
+            "queue_id": first.queue_id,
+            "tasks": [TaskContext(**self._context(task, executor)) for task in tasks],
+            "worker_id": self._worker_id,
+            "consumer_id": f"{self._worker_id}:{first.queue_id}",
+        }
+
+    def _timing(self, outcome: Outcome) -> dict[str, float]:
+        total = max(0.0, (self._clock.now() - outcome.delivery.task.created_at).total_seconds())
+        ran = max(0.0, outcome.ended - outcome.started) if outcome.started else 0.0
+        return {
+            "queued_duration": max(0.0, total - ran),
+            "processing_duration": ran,
+            "total_duration": total,
+        }
+
+
+def _waited(task: Task[Any], now: datetime) -> float:
+    return max(0.0, (now - task.created_at).total_seconds())
+
+
+def _error_of(verdict: Verdict) -> BaseException:
+    if verdict.outcome.failure is not None:
+        return verdict.outcome.failure.error
+    stats = verdict.ending.stats if verdict.ending is not None else None
+    return failure_of(TaskFailedError((stats or {}).get("last_error", "failed"))).error

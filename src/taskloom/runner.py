@@ -1,0 +1,253 @@
+"""TaskRunner: brings deliveries to their lanes, and what happens there to whoever claimed them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from taskloom.actions import RunSettings
+from taskloom.admission import Admission
+from taskloom.clock import seconds
+from taskloom.config import TaskHandlerConfig, make_worker_id
+from taskloom.interfaces.cache import Cache
+from taskloom.lanes import Job, Lane, LaneSettings, make_lane
+from taskloom.lifecycle import TaskLifecycleProvider
+from taskloom.listeners import Listeners
+from taskloom.locks import TaskLocks
+from taskloom.outcomes import Delivery, Outcome, Word
+from taskloom.registry import TaskQueuesManager
+from taskloom.reporter import Reporter
+from taskloom.settlement import Circumstances, decide
+from taskloom.task import Task
+
+__all__ = ["RunResult", "TaskRunner"]
+
+LOCKED_DELAY = 1.0
+"""Seconds before a task whose lock is with another one is tried again."""
+MAX_THREADS = 1000
+CANCEL_LIMIT = 1.0
+"""Seconds a cancelled run gets to clean up after itself."""
+
+
+class RunResult(Struct, frozen=True):
+    """How a run of tasks ended, each list in the order they ended."""
+
+    succeeded: list[Task[Any]]
+    failed: list[Task[Any]]
+    ignored: list[Task[Any]]
+    """No executor is registered for them."""
+    locked: list[Task[Any]]
+    """Their lock is held elsewhere; they did not run."""
+    new_tasks: list[Task[Any]]
+    """What the tasks added; nobody has put them anywhere yet."""
+
+
+class TaskRunner:
+    """Runs tasks through their executors: groups, locks, lanes. Writes nothing anywhere.
+
+    The handler feeds it with deliveries; `run` is for using it without a queue or a storage.
+    """
+
+    def __init__(
+        self,
+        task_queues: TaskQueuesManager,
+        cache: Cache,
+        *,
+        lifecycle_provider: TaskLifecycleProvider | None = None,
+        worker_id: str | None = None,
+        config: TaskHandlerConfig | None = None,
+        reporter: Reporter | None = None,
+        lock_every_task: bool = True,
+    ) -> None:
+        self.config = config or TaskHandlerConfig()
+        self.worker_id = worker_id or make_worker_id()
+        self.admission = Admission(task_queues, self.config.clock)
+        lease = seconds(self.config.lease, "lease")
+        self.locks = TaskLocks(cache, self.worker_id, ttl=lease, every_task=lock_every_task)
+        self._queues = task_queues
+        self._reporter = reporter or Reporter(
+            Listeners(lifecycle_provider, mode=self.config.lifecycle.mode),
+            self.worker_id,
+            self.config,
+        )
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._settings = LaneSettings(
+            RunSettings(
+                worker_id=self.worker_id,
+                max_children=self.config.max_children,
+                max_depth=self.config.max_depth,
+                admit=self.admission.admit,
+            ),
+            self.config.clock,
+            self._reporter,
+            copy_context(),
+            self._thread_pool,
+        )
+
+    async def start(self, queue_id: str, deliveries: Sequence[Delivery], holder: Any) -> None:
+        """Bring deliveries of one queue to their lanes; `holder` hears how each one ended.
+
+        Those without an executor end at once as IGNORED, those locked elsewhere as RELEASED.
+        """
+        locked = await self.locks.take(deliveries)
+        for delivery in locked:
+            holder.ended(Outcome(delivery, Word.RELEASED, delay=LOCKED_DELAY))
+        away = {delivery.task.id for delivery in locked}
+        groups: dict[str, list[Job]] = {}
+        for delivery in deliveries:
+            if not away or delivery.task.id not in away:
+                groups.setdefault(delivery.task.type, []).append((delivery, holder))
+        for task_type, jobs in groups.items():
+            lane = self.lane(queue_id, task_type)
+            if lane is not None:
+                lane.feed(jobs)
+                continue
+            for delivery, _ in jobs:
+                holder.ended(Outcome(delivery, Word.IGNORED))
+
+    def lane(self, queue_id: str, task_type: str) -> Lane | None:
+        """The lane of a type; None when it has no executor."""
+        executor = self._queues.get_executor(queue_id, task_type)
+        if executor is None:
+            return None
+        lane = self._lanes.get((queue_id, task_type))
+        if lane is None or lane.executor is not executor:
+            lane = self._lanes[queue_id, task_type] = make_lane(executor, self._settings)
+        return lane
+
+    def lanes(self, queue_id: str | None = None) -> list[Lane]:
+        """The lanes of one queue (with those of types that have not come yet), or all there are."""
+        if queue_id is None:
+            return list(self._lanes.values())
+        types = self._queues.get_task_types_for_queue(queue_id)
+        return [lane for name in types if (lane := self.lane(queue_id, name)) is not None]
+
+    def queues(self) -> list[str]:
+        """The queues whose tasks can run here."""
+        return self._queues.get_queues()
+
+    def withdraw(self, deliveries: Iterable[Delivery], word: Word) -> None:
+        """Take deliveries back out of the lanes: RELEASED, or LOST. What runs is cancelled."""
+        gone = set(deliveries)
+        for lane in self.lanes():
+            lane.withdraw(gone, word)
+
+    async def stop(self, queues: Iterable[str], grace: float, hurry: asyncio.Event) -> None:
+        """Release what has not started; let the rest run for `grace` seconds, then cancel it.
+
+        `hurry` ends the grace. What does not react to being cancelled is released all the same.
+        """
+        wanted = set(queues)
+        lanes = [lane for (queue_id, _), lane in self._lanes.items() if queue_id in wanted]
+        for lane in lanes:
+            _release(lane.shed(0))
+        if await _all_idle(lanes, grace, hurry):
+            return
+        for lane in lanes:
+            lane.cancel_running()
+        if not await _all_idle(lanes, CANCEL_LIMIT):
+            for lane in lanes:
+                _release(lane.abandon())
+
+    def close(self) -> None:
+        """Let go of the threads; one that runs a plain `def` executor goes on to its end."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
+
+    async def run(self, runner_id: str, tasks: Sequence[Task[Any]]) -> RunResult:
+        """Run `tasks` once and say how they ended; nothing is retried, stored or put anywhere.
+
+        `runner_id` names whoever asks, in events. Locks are released before it returns.
+        """
+        deliveries = [Delivery(task, None) for task in tasks]
+        sink = _Sink(len(deliveries))
+        queues: dict[str, list[Delivery]] = {}
+        for delivery in deliveries:
+            queues.setdefault(delivery.task.queue_id, []).append(delivery)
+        try:
+            for queue_id, group in queues.items():
+                await self.start(queue_id, group, sink)
+            await sink.full.wait()
+        finally:
+            await self.locks.release(deliveries)
+        return self._result(sink.outcomes)
+
+    def _result(self, outcomes: Iterable[Outcome]) -> RunResult:
+        result = RunResult([], [], [], [], [])
+        around = Circumstances.without_engines(self.config.clock.now())
+        for outcome in outcomes:
+            task = outcome.delivery.task
+            if outcome.word is Word.RELEASED:
+                result.locked.append(task)
+                continue
+            verdict = decide(outcome, None, around)
+            assert verdict.ending is not None
+            ended = msgspec.structs.replace(
+                verdict.ending.next or task,
+                status=verdict.status,
+                execution_result=_decoded(verdict.ending.result),
+                execution_stats=verdict.ending.stats or task.execution_stats,
+            )
+            lists = {Word.SUCCESS: result.succeeded, Word.IGNORED: result.ignored}
+            if outcome.word is Word.RESCHEDULED:
+                result.new_tasks.append(ended)
+            else:
+                lists.get(outcome.word, result.failed).append(ended)
+            result.new_tasks.extend(outcome.children)
+        return result
+
+    def _thread_pool(self) -> ThreadPoolExecutor:
+        # Lanes bound how much runs; the pool only reuses threads. It must not bound them, or a
+        # thread that cannot be cancelled would hold up another task's slot.
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="taskloom")
+        return self._threads
+
+
+class _Sink:
+    """A holder without a lease: collects outcomes."""
+
+    trusted_until = float("inf")
+
+    def __init__(self, expected: int) -> None:
+        self.outcomes: list[Outcome] = []
+        self.full = asyncio.Event()
+        self._expected = expected
+        if not expected:
+            self.full.set()
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if len(self.outcomes) >= self._expected:
+            self.full.set()
+
+
+def _release(jobs: Iterable[Job]) -> None:
+    for delivery, holder in jobs:
+        holder.ended(Outcome(delivery, Word.RELEASED))
+
+
+def _decoded(result: Any) -> Any:
+    return result if result is UNSET else msgspec.json.decode(result)
+
+
+async def _all_idle(lanes: list[Lane], limit: float, hurry: asyncio.Event | None = None) -> bool:
+    """Wait until no lane runs anything, for `limit` seconds or until `hurry`."""
+    idle = asyncio.gather(*(lane.wait_idle() for lane in lanes))
+    waits: list[asyncio.Future[Any]] = [idle]
+    if hurry is not None:
+        waits.append(asyncio.ensure_future(hurry.wait()))
+    await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    done = idle.done()
+    for future in waits:
+        future.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    return done

@@ -1,0 +1,188 @@
+"""Settlement: from how runs ended to what is to be written. Pure functions, no I/O.
+
+For each outcome there is one `Verdict`: the task's new status, what the storage writes about it,
+and whether its delivery is acknowledged, put back, or released. Carrying it out is the settler's.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from taskloom.executors import Executor
+from taskloom.outcomes import Ending, Outcome, Word
+from taskloom.retry import retry_delay
+from taskloom.task import Task, TaskStatus
+
+__all__ = ["LIBRARY_STATS", "Circumstances", "Verdict", "decide"]
+
+LIBRARY_STATS = frozenset(
+    {
+        "failed_at",
+        "ignored_at",
+        "ignored_reason",
+        "last_error",
+        "last_error_stack",
+        "poison",
+        "result_dropped",
+        "retry_count",
+    }
+)
+"""Keys of `execution_stats` that the user's `meta` cannot overwrite."""
+
+_log = logging.getLogger(__name__)
+
+
+class Circumstances(Struct, frozen=True):
+    """What a decision depends on besides the outcome itself."""
+
+    now: datetime
+    integrated: bool
+    """The storage is the queue: every task has its row there, and settling is acknowledging."""
+    can_delay: bool
+    """The queue keeps a task until its time."""
+    horizon: timedelta
+    """What is due later than this waits in the storage."""
+
+    @classmethod
+    def without_engines(cls, now: datetime) -> Circumstances:
+        """For saying how runs ended where nothing will be written."""
+        return cls(now, integrated=True, can_delay=True, horizon=timedelta())
+
+
+class Verdict(Struct, frozen=True, eq=False, gc=False):
+    """What follows from one outcome."""
+
+    outcome: Outcome
+    status: TaskStatus
+    """The task's status from now on."""
+    ending: Ending | None = None
+    """What the storage writes; None: it knows nothing of this task and need not."""
+    back: Task[Any] | None = None
+    """What goes back onto a separate queue in place of the delivery, which is not acknowledged."""
+    will_retry: bool = False
+    next_attempt_at: datetime | None = None
+    discarded: bool = False
+    """It failed for good and nobody wanted it kept."""
+
+    @property
+    def released(self) -> bool:
+        """Given up without a word on the task: nothing is written."""
+        return self.outcome.word in (Word.RELEASED, Word.LOST)
+
+
+def decide(outcome: Outcome, executor: Executor | None, around: Circumstances) -> Verdict:
+    """What follows from `outcome`."""
+    match outcome.word:
+        case Word.SUCCESS:
+            return _succeeded(outcome, around)
+        case Word.FAILURE:
+            return _failed(outcome, executor, around)
+        case Word.RESCHEDULED:
+            return _rescheduled(outcome, around)
+        case Word.IGNORED:
+            stats = {"ignored_reason": "unknown_executor", "ignored_at": _text(around.now)}
+            return _ended(outcome, TaskStatus.IGNORED, stats)
+        case Word.EXPIRED:
+            return _ended(outcome, TaskStatus.EXPIRED, {})
+        case Word.POISON:
+            return _poison(outcome, around)
+        case Word.RELEASED | Word.LOST:
+            return Verdict(outcome, outcome.delivery.task.status)
+
+
+def _succeeded(outcome: Outcome, around: Circumstances) -> Verdict:
+    status = TaskStatus.EXECUTED
+    if not around.integrated and not _stored(outcome):
+        return Verdict(outcome, status)
+    # The stats stay as they are unless there is something to note: nothing to encode or write.
+    stats = None if outcome.notes is None else _stats(outcome, {})
+    ending = Ending(outcome.delivery, status, outcome.result, stats, None, outcome.children)
+    return Verdict(outcome, status, ending)
+
+
+def _failed(outcome: Outcome, executor: Executor | None, around: Circumstances) -> Verdict:
+    task, failure = outcome.delivery.task, outcome.failure
+    assert failure is not None, "a failure says why"
+    delay = None if executor is None else retry_delay(task, executor, failure.error)
+    wanted = executor is not None and executor.store_on_failure
+    news: dict[str, Any] = {"last_error": failure.message}
+    if failure.stack is not None:
+        news["last_error_stack"] = failure.stack
+    if delay is not None:
+        retry = replace(
+            task,
+            status=TaskStatus.SCHEDULED,
+            retry_count=task.retry_count + 1,
+            execute_at=around.now + timedelta(seconds=delay),
+            execution_stats=_stats(outcome, news),
+        )
+        return _goes_on(outcome, retry, around, keep=wanted, will_retry=True)
+    if not (around.integrated or wanted or _stored(outcome)):
+        return Verdict(outcome, TaskStatus.FAILED, discarded=True)
+    news["failed_at"] = _text(around.now)
+    return _ended(outcome, TaskStatus.FAILED, news)
+
+
+def _rescheduled(outcome: Outcome, around: Circumstances) -> Verdict:
+    assert outcome.next is not None, "a task that reschedules itself says how"
+    again = replace(outcome.next, status=TaskStatus.SCHEDULED, execution_result=UNSET)
+    return _goes_on(outcome, again, around, keep=False, will_retry=False)
+
+
+def _goes_on(
+    outcome: Outcome, task: Task[Any], around: Circumstances, *, keep: bool, will_retry: bool
+) -> Verdict:
+    """The task runs again as `task`: where time is kept, and stored if it is or should be."""
+    delivery, children = outcome.delivery, outcome.children
+    waits_in_queue = around.can_delay and task.execute_at - around.now <= around.horizon
+    if around.integrated or not waits_in_queue:
+        status, back = TaskStatus.SCHEDULED, None
+    elif _stored(outcome) or keep:
+        status, back = TaskStatus.QUEUED, replace(task, status=TaskStatus.QUEUED)
+    else:
+        # Only the queue knows it, and it takes it back in one step.
+        return Verdict(outcome, task.status, None, task, will_retry, task.execute_at)
+    task = replace(task, status=status)
+    ending = Ending(delivery, status, UNSET, task.execution_stats, task, children)
+    return Verdict(outcome, status, ending, back, will_retry, task.execute_at)
+
+
+def _poison(outcome: Outcome, around: Circumstances) -> Verdict:
+    deliveries = outcome.delivery.delivery_count
+    message = f"delivered {deliveries} times without an outcome: it may kill its worker"
+    stats = {"poison": deliveries, "last_error": message, "failed_at": _text(around.now)}
+    return _ended(outcome, TaskStatus.FAILED, stats)
+
+
+def _ended(outcome: Outcome, status: TaskStatus, news: dict[str, Any]) -> Verdict:
+    ending = Ending(outcome.delivery, status, UNSET, _stats(outcome, news), None, outcome.children)
+    return Verdict(outcome, status, ending)
+
+
+def _stored(outcome: Outcome) -> bool:
+    """Whether a storage beside the queue has a row of this task."""
+    return outcome.delivery.task.status is TaskStatus.QUEUED
+
+
+def _stats(outcome: Outcome, news: dict[str, Any]) -> dict[str, Any]:
+    """Earlier entries stay, the user's are added, the library's win."""
+    stats = dict(outcome.delivery.task.execution_stats)
+    if outcome.meta:
+        for key, value in outcome.meta.items():
+            if key in LIBRARY_STATS:
+                _log.warning("meta of task %s cannot set %r", outcome.delivery.task.id, key)
+            else:
+                stats[key] = value
+    if outcome.notes:
+        stats.update(outcome.notes)
+    stats.update(news)
+    return stats
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat()

@@ -1,0 +1,69 @@
+"""New rows. A known id is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Executable, or_, select, true
+
+from taskloom.sql.dialect import Upsert, insert_into, over_rows
+from taskloom.sql.rows import SOURCE, TaskRow
+from taskloom.sql.schema import tasks
+from taskloom.sql.tallies import Changes, change_tallies, count_change
+from taskloom.task import TaskStatus
+
+__all__ = ["add", "put_over"]
+
+_NAMES = (
+    *("id", "queue_id", "type", "status", "due_at", "expires_at", "created_at", "updated_at"),
+    *("entity_id", "entity_type", "body"),
+)
+_TERMINAL = frozenset(status.value for status in TaskStatus if status.terminal)
+
+
+def add(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
+    """Insert rows of `SOURCE`; the ids that were new."""
+    return _written(conn, rows, _insert)
+
+
+def put_over(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
+    """Insert rows, or write them over rows that have not ended; the ids that were written."""
+    return _written(conn, rows, _insert_or_replace)
+
+
+def _written(
+    conn: Connection, rows: Sequence[TaskRow], statement: Callable[[], Executable]
+) -> set[str]:
+    new = {id for result in over_rows(conn, statement, rows) for (id,) in result}
+    changes: Changes = {}
+    for row in rows:
+        if row[3] in _TERMINAL and row[0] in new:
+            count_change(changes, row[1], row[3])
+    change_tallies(conn, changes)
+    return new
+
+
+@cache
+def _insert() -> Executable:
+    return _base().on_conflict_do_nothing(index_elements=["id"]).returning(tasks.c.id)
+
+
+@cache
+def _insert_or_replace() -> Executable:
+    statement = _base()
+    new = statement.excluded
+    values: dict[str, Any] = {name: new[name] for name in _NAMES if name != "id"}
+    values |= {"stats": None, "result": None, "started_at": None, "deliveries": 0}
+    ended = or_(*(tasks.c.status == status for status in sorted(_TERMINAL)))
+    return statement.on_conflict_do_update(
+        index_elements=["id"], set_={**values, "epoch": tasks.c.epoch + 1}, where=~ended
+    ).returning(tasks.c.id)
+
+
+def _base() -> Upsert:
+    new = SOURCE.table()
+    columns = [new.c[name] for name in _NAMES]
+    # Without a WHERE, SQLite takes the ON of ON CONFLICT for that of a join.
+    return insert_into(tasks).from_select(list(_NAMES), select(*columns).where(true()))

@@ -1,0 +1,130 @@
+"""Rows of the cache: functions of a connection inside a transaction. Times are microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Executable,
+    Select,
+    Text,
+    bindparam,
+    delete,
+    or_,
+    select,
+    true,
+)
+
+from taskloom.codec import decode, encode
+from taskloom.sql.dialect import Source, insert_into, over_rows
+from taskloom.sql.schema import cache as table
+
+__all__ = ["add", "lock", "put", "remove", "unlock", "values"]
+
+_KEYS = Source(key=Text())
+_c = table.c
+_SWEPT_AT_ONCE = 100
+
+
+def values(conn: Connection, keys: Sequence[str], now: int) -> dict[str, str]:
+    """Values, as JSON, that are there and whose time has not come."""
+    found: dict[str, str] = {}
+    for result in over_rows(conn, _values, [(key,) for key in keys], now=now):
+        found.update((row.key, row.value) for row in result)
+    return found
+
+
+@cache
+def _values() -> Select[Any]:
+    keys = _KEYS.table()
+    return (
+        select(_c.key, _c.value)
+        .join(keys, _c.key == keys.c.key)
+        .where(
+            _c.value.is_not(None), or_(_c.expires_at.is_(None), _c.expires_at > bindparam("now"))
+        )
+    )
+
+
+def put(conn: Connection, key: str, value: str, now: int, until: int | None) -> None:
+    """Keep a value in place of whatever is there."""
+    _sweep(conn, now)
+    conn.execute(_put(), {"key": key, "value": value, "expires_at": until})
+
+
+@cache
+def _put() -> Executable:
+    new = insert_into(table).values(
+        key=bindparam("key"), value=bindparam("value"), expires_at=bindparam("expires_at")
+    )
+    return new.on_conflict_do_update(
+        index_elements=["key"],
+        set_={"value": new.excluded.value, "owner": None, "expires_at": new.excluded.expires_at},
+    )
+
+
+def remove(conn: Connection, key: str) -> None:
+    """Delete a key."""
+    conn.execute(delete(table).where(_c.key == key))
+
+
+def add(conn: Connection, key: str, by: int, now: int, until: int | None) -> int:
+    """Add to a number; a new one lives until `until`, an old one as long as it would have."""
+    query = select(_c.value, _c.expires_at).where(_c.key == key).with_for_update()
+    row = conn.execute(query).one_or_none()
+    old = 0
+    if row is not None and row.value is not None and (row.expires_at or now + 1) > now:
+        old, until = decode(row.value), row.expires_at
+        if not isinstance(old, int) or isinstance(old, bool):
+            raise ValueError(f"incr: the value of {key!r} is not a whole number")
+    put(conn, key, encode(old + by).decode(), now, until)
+    return old + by
+
+
+def lock(conn: Connection, keys: Sequence[str], owner: str, now: int, until: int) -> set[str]:
+    """Take keys that are free, over, or the owner's; those that are the owner's now."""
+    _sweep(conn, now)
+    # In one order everywhere, so that two owners with row locks cannot wait for each other.
+    rows = [(key,) for key in sorted(set(keys))]
+    results = over_rows(conn, _lock, rows, owner=owner, now=now, until=until)
+    return {key for result in results for (key,) in result}
+
+
+@cache
+def _lock() -> Executable:
+    keys = _KEYS.table()
+    rows = select(keys.c.key, bindparam("owner"), bindparam("until")).where(true())
+    new = insert_into(table).from_select(["key", "owner", "expires_at"], rows)
+    over = _c.expires_at <= bindparam("now")
+    return new.on_conflict_do_update(
+        index_elements=["key"],
+        set_={"owner": new.excluded.owner, "value": None, "expires_at": new.excluded.expires_at},
+        where=or_(over, _c.owner == new.excluded.owner),
+    ).returning(_c.key)
+
+
+def unlock(conn: Connection, keys: Sequence[str], owner: str) -> None:
+    """Delete those keys that the owner holds."""
+    for result in over_rows(conn, _unlock, [(key,) for key in keys], owner=owner):
+        result.close()
+
+
+@cache
+def _unlock() -> Delete:
+    keys = _KEYS.table()
+    return delete(table).where(_c.key.in_(select(keys.c.key)), _c.owner == bindparam("owner"))
+
+
+def _sweep(conn: Connection, now: int) -> None:
+    """Delete some of what is over, so that the table stays as small as its living part."""
+    conn.execute(_over(), {"now": now, "most": _SWEPT_AT_ONCE})
+
+
+@cache
+def _over() -> Delete:
+    over = select(_c.key).where(_c.expires_at <= bindparam("now")).limit(bindparam("most"))
+    return delete(table).where(_c.key.in_(over))

@@ -1,0 +1,258 @@
+"""Claims and leases: who may run a task, and until when.
+
+All functions take a connection inside a transaction. A *key* is a task's id and the epoch of the
+lease that someone believes to hold; functions on keys return those that were no longer in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from heapq import merge
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    CursorResult,
+    Select,
+    Subquery,
+    Text,
+    Update,
+    bindparam,
+    case,
+    func,
+    select,
+    update,
+)
+
+from taskloom.sql.dialect import Source, over_rows, raw_bytes
+from taskloom.sql.rows import SOURCE, TaskRow
+from taskloom.sql.schema import tasks
+from taskloom.task import TaskStatus
+
+__all__ = [
+    "KEYS",
+    "Claimed",
+    "Key",
+    "claim",
+    "claim_any",
+    "extend",
+    "go_on",
+    "lost",
+    "next_due",
+    "put_back",
+    "queues_with_tasks",
+    "release",
+    "replaced",
+    "still_held",
+]
+
+Key = tuple[str, int]
+
+Claimed = tuple[int, int, str, str, int, int, bytes]
+"""When it was due, its seq, id and queue, the epoch of its lease, its deliveries, its body."""
+
+KEYS = Source(id=Text(), epoch=BigInteger())
+
+_c = tasks.c
+
+
+def claim(conn: Connection, queue_id: str, limit: int, now: int, until: int) -> list[Claimed]:
+    """Lease at most `limit` due tasks of a queue until `until`; in due order.
+
+    One statement: a task is with one caller only.
+    """
+    parameters = {"queue": queue_id, "most": limit, "now": now, "until": until}
+    return sorted(tuple(row) for row in conn.execute(_claim(), parameters))
+
+
+@cache
+def _claim() -> Update:
+    waiting = tasks.alias("waiting")
+    picked = (
+        select(waiting.c.seq)
+        .where(waiting.c.queue_id == bindparam("queue"), waiting.c.due_at <= bindparam("now"))
+        .order_by(waiting.c.due_at, waiting.c.seq)
+        .limit(bindparam("most"))
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        update(tasks)
+        .where(_c.seq.in_(picked))
+        .values(
+            status=TaskStatus.PROCESSING.value,
+            epoch=_c.epoch + 1,
+            deliveries=_c.deliveries + 1,
+            # A lapsed lease keeps the place it had.
+            was_due=case((still_held(), _c.was_due), else_=_c.due_at),
+            due_at=bindparam("until"),
+            started_at=bindparam("now"),
+            updated_at=bindparam("now"),
+        )
+        .returning(
+            *(_c.was_due, _c.seq, _c.id, _c.queue_id, _c.epoch, _c.deliveries),
+            raw_bytes(_c.body).label("body"),
+        )
+    )
+
+
+def claim_any(conn: Connection, limit: int, now: int, until: int) -> list[Claimed]:
+    """As `claim`, over all queues, in due order across them."""
+    first = merge(
+        *(
+            [(row.due_at, row.seq, queue) for row in conn.execute(_first_due(), parameters)]
+            for queue in queues_with_tasks(conn)
+            for parameters in [{"queue": queue, "most": limit, "now": now}]
+        )
+    )
+    share: dict[str, int] = {}
+    for _, (_, _, queue) in zip(range(limit), first, strict=False):
+        share[queue] = share.get(queue, 0) + 1
+    return sorted(row for queue, n in share.items() for row in claim(conn, queue, n, now, until))
+
+
+@cache
+def _first_due() -> Select[Any]:
+    return (
+        select(_c.due_at, _c.seq)
+        .where(_c.queue_id == bindparam("queue"), _c.due_at <= bindparam("now"))
+        .order_by(_c.due_at, _c.seq)
+        .limit(bindparam("most"))
+    )
+
+
+def queues_with_tasks(conn: Connection) -> list[str]:
+    """The queues that hold a task to be claimed now or later.
+
+    Jumps from queue to queue along the index, so that a million waiting tasks cost nothing.
+    """
+    queues: list[str] = []
+    after = ""
+    while (found := conn.scalar(_next_queue(), {"after": after})) is not None:
+        queues.append(after := found)
+    return queues
+
+
+@cache
+def _next_queue() -> Select[Any]:
+    return (
+        select(_c.queue_id)
+        .where(_c.queue_id > bindparam("after"), _c.due_at.is_not(None))
+        .order_by(_c.queue_id)
+        .limit(1)
+    )
+
+
+def next_due(conn: Connection, queue_id: str) -> int | None:
+    """When the queue's first task may be claimed; None if there is none."""
+    due: int | None = conn.scalar(_next_due(), {"queue": queue_id})
+    return due
+
+
+@cache
+def _next_due() -> Select[Any]:
+    return select(func.min(_c.due_at)).where(
+        _c.queue_id == bindparam("queue"), _c.due_at.is_not(None)
+    )
+
+
+def extend(conn: Connection, keys: Sequence[Key], until: int) -> list[Key]:
+    """Move the end of the leases."""
+    won = sum(result.rowcount for result in over_rows(conn, _extend, keys, until=until))
+    # Asked again under the same leases, the answer is the same: nothing but their end has changed.
+    return [] if won == len(keys) else lost(conn, keys)
+
+
+@cache
+def _extend() -> Update:
+    keys = KEYS.table()
+    return (
+        update(tasks)
+        .where(_c.id == keys.c.id, _c.epoch == keys.c.epoch, still_held())
+        .values(due_at=bindparam("until"))
+    )
+
+
+def release(conn: Connection, keys: Sequence[Key], due: int, now: int) -> list[Key]:
+    """Give tasks back as they were, to be claimed from `due` on; that delivery does not count."""
+    return _not_returned(keys, over_rows(conn, _release, keys, due=due, now=now))
+
+
+@cache
+def _release() -> Update:
+    keys = KEYS.table()
+    return (
+        update(tasks)
+        .where(_c.id == keys.c.id, _c.epoch == keys.c.epoch, still_held())
+        .values(
+            status=TaskStatus.SCHEDULED.value,
+            epoch=_c.epoch + 1,
+            deliveries=_c.deliveries - 1,
+            due_at=bindparam("due"),
+            updated_at=bindparam("now"),
+            started_at=None,
+        )
+        .returning(_c.id)
+    )
+
+
+def put_back(conn: Connection, rows: Sequence[TaskRow]) -> list[Key]:
+    """Give tasks back as `rows` say: a retry, which starts again at no delivery."""
+    keys = [(row[0], row[-1]) for row in rows]
+    return _not_returned(keys, over_rows(conn, _put_back, rows))
+
+
+@cache
+def _put_back() -> Update:
+    return go_on(fresh_epoch=True).returning(_c.id)
+
+
+def go_on(*, fresh_epoch: bool) -> Update:
+    """Rows of `SOURCE` in place of those that are held under their epoch."""
+    new = SOURCE.table()
+    values = {**replaced(new), "deliveries": 0}
+    if fresh_epoch:
+        values["epoch"] = _c.epoch + 1
+    return (
+        update(tasks)
+        .where(_c.id == new.c.id, _c.epoch == new.c.epoch, still_held())
+        .values(**values)
+    )
+
+
+def replaced(new: Subquery) -> dict[str, Any]:
+    """What to set for a row of `SOURCE` to stand in place of an old one."""
+    fixed = ("id", "epoch", "created_at")
+    values = {column.name: column for column in new.c if column.name not in fixed}
+    # Whatever columns could say otherwise stands in the new body.
+    return {**values, "stats": None, "result": None, "started_at": None}
+
+
+def still_held() -> Any:
+    """The condition that a row is under a lease, as far as its epoch is right."""
+    return _c.status == TaskStatus.PROCESSING.value
+
+
+def _not_returned(keys: Sequence[Key], results: Iterable[CursorResult[Any]]) -> list[Key]:
+    """What an UPDATE ... RETURNING id over `keys` did not find under its epoch.
+
+    Known only in that statement: afterwards the epochs have changed.
+    """
+    won = {id for result in results for (id,) in result}
+    return [key for key in keys if key[0] not in won]
+
+
+def lost(conn: Connection, keys: Sequence[Key]) -> list[Key]:
+    """Those of `keys` that are not the lease in force."""
+    ours: set[Key] = set()
+    for result in over_rows(conn, _in_force, keys):
+        ours.update((row.id, row.epoch) for row in result)
+    return [key for key in keys if key not in ours]
+
+
+@cache
+def _in_force() -> Select[Any]:
+    keys = KEYS.table()
+    same = (_c.id == keys.c.id) & (_c.epoch == keys.c.epoch)
+    return select(keys.c.id, keys.c.epoch).join(tasks, same).where(still_held())

@@ -1,0 +1,80 @@
+"""Records set aside, and workers that report themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+
+import msgspec
+from sqlalchemy import Connection, Executable, delete, select
+
+from taskloom.codec import decode, encode
+from taskloom.interfaces import DeadRecord, UnreadableRecord, WorkerRecord
+from taskloom.sql.changing import bury
+from taskloom.sql.dialect import insert_into
+from taskloom.sql.rows import moment
+from taskloom.sql.schema import dead_records, workers
+
+__all__ = ["RowLease", "list_dead", "list_workers", "report_worker", "set_aside"]
+
+
+class RowLease(msgspec.Struct, frozen=True):
+    """The receipt of a row that is not a task."""
+
+    id: str
+    epoch: int
+
+
+def set_aside(conn: Connection, records: Sequence[UnreadableRecord], now: int) -> None:
+    """Keep the bytes, and end the rows they came from. Equal bytes are kept once."""
+    if not records:
+        return
+    conn.execute(_keep(), [_dead_row(record, now) for record in records])
+    leases = [r.receipt for r in records if isinstance(r.receipt, RowLease)]
+    bury(conn, [(lease.id, lease.epoch) for lease in leases], now)
+
+
+@cache
+def _keep() -> Executable:
+    return insert_into(dead_records).on_conflict_do_nothing(index_elements=["digest"])
+
+
+def _dead_row(record: UnreadableRecord, now: int) -> dict[str, object]:
+    digest = sha256(record.queue_id.encode() + b"\0" + record.raw).hexdigest()
+    return {
+        "digest": digest,
+        "queue_id": record.queue_id,
+        "raw": record.raw,
+        "reason": record.reason,
+        "at": now,
+    }
+
+
+def list_dead(conn: Connection, limit: int) -> list[DeadRecord]:
+    """What was set aside, the newest first."""
+    d = dead_records.c
+    query = select(d.raw, d.reason, d.queue_id, d.at).order_by(d.seq.desc()).limit(limit)
+    return [
+        DeadRecord(raw=raw, reason=reason, queue_id=queue_id, at=moment(at))
+        for raw, reason, queue_id, at in conn.execute(query)
+    ]
+
+
+def report_worker(conn: Connection, worker: WorkerRecord, now: int, until: int) -> None:
+    """Note a worker until a time; those whose time has come are forgotten."""
+    conn.execute(delete(workers).where(workers.c.expires_at <= now))
+    new = insert_into(workers).values(
+        worker_id=worker.worker_id, body=encode(worker).decode(), expires_at=until
+    )
+    values = {"body": new.excluded.body, "expires_at": new.excluded.expires_at}
+    conn.execute(new.on_conflict_do_update(index_elements=["worker_id"], set_=values))
+    if until <= now:
+        conn.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
+
+
+def list_workers(conn: Connection, now: int) -> list[WorkerRecord]:
+    """Workers whose time has not come, by id."""
+    w = workers.c
+    query = select(w.body).where(w.expires_at > now).order_by(w.worker_id)
+    return [msgspec.convert(decode(body), WorkerRecord) for (body,) in conn.execute(query)]

@@ -1,0 +1,172 @@
+"""The tables. Times are microseconds since the epoch, UTC; everything else is text or a number."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    or_,
+)
+
+from taskloom.task import TaskStatus
+
+__all__ = [
+    "ENDED_ODDLY",
+    "SCHEMA_VERSION",
+    "cache",
+    "dead_records",
+    "meta",
+    "metadata",
+    "tallies",
+    "tasks",
+    "workers",
+]
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+# SQLite numbers rows by itself only where the key is spelled INTEGER.
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+tasks = Table(
+    "taskloom_tasks",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
+    Column("queue_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    # When the row may be claimed (again): the time to run while it waits, the end of the lease
+    # while it is processed, NULL when it is not to be claimed.
+    Column("due_at", BigInteger),
+    # `due_at` as it was while the row waited, so that a claim can be put in order.
+    Column("was_due", BigInteger),
+    # A claim increases it, and so does every other change but the settle by the lease's owner.
+    Column("epoch", BigInteger, nullable=False, default=0),
+    Column("deliveries", Integer, nullable=False, default=0),
+    Column("expires_at", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    # NULL: as `body` says.
+    Column("started_at", BigInteger),
+    Column("entity_id", Text),
+    Column("entity_type", Text),
+    # The task as JSON, complete as far as no column here differs. Empty: it was set aside.
+    Column("body", Text, nullable=False),
+    # `execution_stats` and `execution_result` as an ending wrote them; NULL: as `body` says.
+    Column("stats", Text),
+    Column("result", Text),
+    UniqueConstraint("id", name="taskloom_tasks_id"),
+)
+
+ENDED_ODDLY = (
+    TaskStatus.QUEUED,
+    TaskStatus.FAILED,
+    TaskStatus.EXPIRED,
+    TaskStatus.IGNORED,
+    TaskStatus.CANCELLED,
+)
+"""What stands in the index of statuses: all that is neither claimable nor simply executed."""
+
+_c = tasks.c
+
+# One index for waiting tasks and expired leases alike; what has ended is not in it.
+Index(
+    "taskloom_tasks_due",
+    _c.queue_id,
+    _c.due_at,
+    sqlite_where=_c.due_at.is_not(None),
+    postgresql_where=_c.due_at.is_not(None),
+)
+# Spelled with OR: SQLite sees that `status = 'failed'` is covered by it, with IN it does not.
+_oddly = or_(*(_c.status == status.value for status in ENDED_ODDLY))
+Index(
+    "taskloom_tasks_status",
+    _c.status,
+    _c.created_at,
+    sqlite_where=_oddly,
+    postgresql_where=_oddly,
+)
+# This and the next grow at their end only, which is cheap. Searches show the newest first.
+Index("taskloom_tasks_created", _c.created_at)
+# Without it every upkeep would read the whole table.
+_executed = _c.status == TaskStatus.EXECUTED.value
+Index(
+    "taskloom_tasks_executed",
+    _c.updated_at,
+    sqlite_where=_executed,
+    postgresql_where=_executed,
+)
+_expiring = _c.expires_at.is_not(None)
+Index(
+    "taskloom_tasks_expiring",
+    _c.expires_at,
+    sqlite_where=_expiring,
+    postgresql_where=_expiring,
+)
+_of_entity = _c.entity_id.is_not(None)
+Index(
+    "taskloom_tasks_entity",
+    _c.entity_id,
+    _c.entity_type,
+    sqlite_where=_of_entity,
+    postgresql_where=_of_entity,
+)
+
+# How many tasks ended in each status. Several slots can share one sum, so that writers of an
+# engine with row locks do not queue up behind one row.
+tallies = Table(
+    "taskloom_tallies",
+    metadata,
+    Column("queue_id", Text, primary_key=True),
+    Column("status", Text, primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False),
+)
+
+dead_records = Table(
+    "taskloom_dead_records",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("queue_id", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+workers = Table(
+    "taskloom_workers",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+# Values and locks side by side: `owner` is set for locks. NULL in `expires_at`: for ever.
+cache = Table(
+    "taskloom_cache",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text),
+    Column("owner", Text),
+    Column("expires_at", BigInteger),
+)
+
+_ending = cache.c.expires_at.is_not(None)
+Index("taskloom_cache_over", cache.c.expires_at, sqlite_where=_ending, postgresql_where=_ending)
+
+meta = Table(
+    "taskloom_meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

@@ -1,0 +1,273 @@
+"""Settling: what follows from runs, as one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Executable,
+    Select,
+    Subquery,
+    Text,
+    Update,
+    bindparam,
+    func,
+    or_,
+    select,
+    update,
+)
+
+from taskloom.codec import encode
+from taskloom.outcomes import Ending, Settlement
+from taskloom.sql import adding
+from taskloom.sql.changing import cancel, revive, unqueue
+from taskloom.sql.claims import KEYS, Key, go_on, lost, still_held
+from taskloom.sql.dialect import Source, over_rows
+from taskloom.sql.rows import TaskRow, full_row, full_rows
+from taskloom.sql.schema import tasks
+from taskloom.sql.tallies import Changes, change_tallies, count_change
+from taskloom.task import Task, TaskStatus
+
+__all__ = [
+    "LeaseLostError",
+    "Written",
+    "mark_executed",
+    "prepare",
+    "settle",
+    "settle_what_is_ours",
+]
+
+_c = tasks.c
+
+_ENDS = Source(id=Text(), epoch=BigInteger(), status=Text(), stats=Text(), result=Text())
+_EndRow = tuple[str, int, str, str | None, str | None]
+
+
+class Written(Struct, frozen=True):
+    """A settlement as rows, made before the transaction so that it holds no lock meanwhile."""
+
+    ends: list[_EndRow]
+    """Endings that are terminal and fenced."""
+    queues: list[str]
+    """The queue of each of `ends`."""
+    nexts: list[TaskRow]
+    """Fenced endings that go on."""
+    free_ends: list[_EndRow]
+    """Endings that are terminal and not fenced."""
+    free_rows: list[TaskRow]
+    """All endings that are not fenced, as whole rows: there may be none yet."""
+    children: dict[str, list[TaskRow]]
+    """New rows by the id of the ending that they depend on."""
+    added: list[TaskRow]
+    cancelled: Sequence[str]
+    reason: str
+    revived: list[TaskRow]
+    unqueued: Sequence[str]
+
+
+def prepare(plan: Settlement, now: datetime) -> Written:
+    """`plan` as rows. Raises `InvalidTaskError` for a task that no row can hold."""
+    fenced, free = (plan.endings, ()) if plan.fenced else ((), plan.endings)
+    ended = [ending for ending in fenced if ending.status.terminal]
+    return Written(
+        ends=[_end_row(ending) for ending in ended],
+        queues=[ending.delivery.task.queue_id for ending in ended],
+        nexts=[_next_row(ending, now) for ending in fenced if not ending.status.terminal],
+        free_ends=[_end_row(ending) for ending in free if ending.status.terminal],
+        free_rows=[full_row(_as_ended(ending, now)) for ending in free],
+        children={
+            ending.delivery.task.id: full_rows(ending.children)
+            for ending in plan.endings
+            if ending.children
+        },
+        added=full_rows(plan.added),
+        cancelled=plan.cancelled,
+        reason=plan.reason,
+        revived=full_rows([replace(task, updated_at=now) for task in plan.revived]),
+        unqueued=plan.unqueued,
+    )
+
+
+def _end_row(ending: Ending) -> _EndRow:
+    stats, result = ending.stats, ending.result
+    return (
+        ending.delivery.task.id,
+        ending.delivery.receipt,
+        ending.status,
+        None if stats is None else encode(stats).decode(),
+        None if result is UNSET else encode(result).decode(),
+    )
+
+
+def _next_row(ending: Ending, now: datetime) -> TaskRow:
+    task = _as_ended(ending, now)
+    if ending.stats is None:  # as it was: what stood in the row that we hold
+        task = replace(task, execution_stats=ending.delivery.task.execution_stats)
+    return full_row(task, ending.delivery.receipt)
+
+
+def _as_ended(ending: Ending, now: datetime) -> Task[Any]:
+    """The whole task as an ending leaves it."""
+    before = ending.delivery.task
+    task = ending.next or before
+    return replace(
+        task,
+        status=ending.status,
+        created_at=before.created_at,
+        updated_at=now,
+        execution_stats=task.execution_stats if ending.stats is None else ending.stats,
+        execution_result=ending.result,
+    )
+
+
+class LeaseLostError(Exception):
+    """Not everything is still under its lease: roll back, then `settle_what_is_ours`."""
+
+
+def settle(conn: Connection, plan: Written, now: int) -> list[str]:
+    """Write it all, or nothing. Returns the ids for which nothing was written.
+
+    Raises `LeaseLostError` unless every fenced ending is in force, which is the rule: asking first
+    would look up each row twice.
+    """
+    ended = sum(result.rowcount for result in over_rows(conn, _end, plan.ends, now=now))
+    going_on = sum(result.rowcount for result in over_rows(conn, _go_on, plan.nexts))
+    if ended + going_on < len(plan.ends) + len(plan.nexts):
+        raise LeaseLostError
+    changes: Changes = {}
+    for row, queue_id in zip(plan.ends, plan.queues, strict=True):
+        count_change(changes, queue_id, row[2])
+    gone = _record(conn, plan, now)
+    _add_what_follows(conn, plan, gone)
+    refused = cancel(conn, plan.cancelled, plan.reason, now, changes)
+    refused += revive(conn, plan.revived, changes)
+    refused += unqueue(conn, plan.unqueued, now, changes)
+    change_tallies(conn, changes)
+    return gone + refused
+
+
+def settle_what_is_ours(conn: Connection, plan: Written, now: int) -> list[str]:
+    """As `settle`, for a plan of which some leases are gone."""
+    rows = [*plan.ends, *plan.nexts]
+    keys = [(row[0], row[1]) for row in plan.ends] + [(row[0], row[-1]) for row in plan.nexts]
+    wanted = [row[2] for row in plan.ends] + [row[3] for row in plan.nexts]
+    ours = set(keys).difference(lost(conn, keys))
+    rest = [(key, status) for key, status in zip(keys, wanted, strict=True) if key not in ours]
+    gone = _not_as_wanted(conn, rest) if len(ours) < len(rows) else []
+    return gone + settle(conn, _only(plan, ours, set(gone)), now)
+
+
+def _only(plan: Written, ours: set[Key], gone: set[str]) -> Written:
+    """`plan` without what is not ours; children of what was settled before stay."""
+    kept = [(r, q) for r, q in zip(plan.ends, plan.queues, strict=True) if (r[0], r[1]) in ours]
+    return replace(
+        plan,
+        ends=[row for row, _ in kept],
+        queues=[queue for _, queue in kept],
+        nexts=[row for row in plan.nexts if (row[0], row[-1]) in ours],
+        children={id: rows for id, rows in plan.children.items() if id not in gone},
+    )
+
+
+def _not_as_wanted(conn: Connection, wanted: Sequence[tuple[Key, str]]) -> list[str]:
+    """The ids that are not, under the same epoch, in the status that was to be written.
+
+    The others were settled so before, and the answer to that got lost.
+    """
+    found: set[tuple[str, int, str]] = set()
+    for result in over_rows(conn, _states, [key for key, _ in wanted]):
+        found.update((row.id, row.epoch, row.status) for row in result)
+    return [key[0] for key, status in wanted if (*key, str(status)) not in found]
+
+
+@cache
+def _states() -> Select[Any]:
+    keys = KEYS.table()
+    return select(_c.id, _c.epoch, _c.status).join(
+        keys, (_c.id == keys.c.id) & (_c.epoch == keys.c.epoch)
+    )
+
+
+@cache
+def _end() -> Update:
+    ends = _ENDS.table()
+    return _ended(ends).where(_c.id == ends.c.id, _c.epoch == ends.c.epoch, still_held())
+
+
+def _ended(ends: Subquery) -> Update:
+    return update(tasks).values(
+        status=ends.c.status,
+        due_at=None,
+        updated_at=bindparam("now"),
+        stats=func.coalesce(ends.c.stats, _c.stats),
+        result=ends.c.result,
+    )
+
+
+@cache
+def _go_on() -> Update:
+    return go_on(fresh_epoch=False)
+
+
+def _record(conn: Connection, plan: Written, now: int) -> list[str]:
+    """Write endings that no lease of ours fences; the ids that had ended otherwise before."""
+    if not plan.free_rows:
+        return []
+    changes: Changes = {}
+    written: set[str] = set()
+    for result in over_rows(conn, _end_free, plan.free_ends, now=now):
+        for row in result:
+            written.add(row.id)
+            count_change(changes, row.queue_id, row.status)
+    change_tallies(conn, changes)
+    written |= adding.put_over(conn, [row for row in plan.free_rows if row[0] not in written])
+    unwritten = {row[0]: row[3] for row in plan.free_rows if row[0] not in written}
+    found: dict[str, str] = {}
+    for result in over_rows(conn, _statuses, [(id, 0) for id in unwritten]):
+        found.update((row.id, row.status) for row in result)
+    return [id for id, status in unwritten.items() if found.get(id) != status]
+
+
+@cache
+def _end_free() -> Executable:
+    ends = _ENDS.table()
+    ended = or_(*(_c.status == status.value for status in TaskStatus if status.terminal))
+    return (
+        _ended(ends)
+        .where(_c.id == ends.c.id, ~ended)
+        .values(epoch=_c.epoch + 1)
+        .returning(_c.id, _c.queue_id, _c.status)
+    )
+
+
+@cache
+def _statuses() -> Select[Any]:
+    keys = KEYS.table()
+    return select(_c.id, _c.status).join(keys, _c.id == keys.c.id)
+
+
+def _add_what_follows(conn: Connection, plan: Written, lost_ids: Sequence[str]) -> None:
+    gone = set(lost_ids)
+    follows = [row for id, rows in plan.children.items() if id not in gone for row in rows]
+    adding.add(conn, follows + plan.added)
+
+
+def mark_executed(conn: Connection, keys: Sequence[tuple[Key, str]], now: int) -> list[Key]:
+    """End what is still ours as executed; `keys` with their queues. Returns what is not ours."""
+    gone = set(lost(conn, [key for key, _ in keys]))
+    ours = {key: queue_id for key, queue_id in keys if key not in gone}
+    rows = [(id, epoch, TaskStatus.EXECUTED.value, None, None) for id, epoch in ours]
+    for result in over_rows(conn, _end, rows, now=now):
+        result.close()
+    changes: Changes = {}
+    for queue_id in ours.values():
+        count_change(changes, queue_id, TaskStatus.EXECUTED)
+    change_tallies(conn, changes)
+    return [key for key, _ in keys if key in gone]

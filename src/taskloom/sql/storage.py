@@ -1,0 +1,221 @@
+"""SqlStorage: tasks in one table, from birth to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Self
+
+import msgspec
+from msgspec.structs import force_setattr, replace
+
+from taskloom.clock import SYSTEM_CLOCK, Clock
+from taskloom.interfaces import TaskStorage
+from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
+from taskloom.sql import adding, changing, claims, records, settling, upkeep
+from taskloom.sql.archive import SqlArchive
+from taskloom.sql.claims import Claimed, Key
+from taskloom.sql.database import SqlDatabase
+from taskloom.sql.records import RowLease
+from taskloom.sql.rows import TaskRow, decode_body, full_row, full_rows, micros, read_task
+from taskloom.task import Task, TaskStatus
+
+__all__ = ["SqlStorage", "keys_of"]
+
+logger = logging.getLogger("taskloom.sql")
+
+_MANY = 1_000
+"""Tasks from which making rows of them moves to a thread: about 5 ms of the event loop."""
+
+
+class SqlStorage(SqlArchive, TaskStorage):
+    """Tasks on a SQLite database; every method is one transaction.
+
+    Takes an `Engine` of SQLAlchemy, which stays yours, or a `SqlDatabase`, which parts can share:
+
+        async with SqlStorage.from_url("sqlite:///tasks.db") as storage:
+            await storage.add([Task(type="hello", queue_id="q", payload=None)])
+    """
+
+    @classmethod
+    def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:
+        """A storage that makes its own database: see `SqlDatabase.from_url`."""
+        return cls(SqlDatabase.from_url(url, clock=clock))
+
+    async def open(self) -> None:
+        await self.database.open(self)
+
+    async def close(self) -> None:
+        await self.database.close(self)
+
+    async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
+        """Keep `tasks`; one INSERT. Raises `InvalidTaskError`, nothing kept, for one it cannot."""
+        if not tasks:
+            return []
+        rows = await self._rows(tasks)
+        new = await self.database.write(adding.add, rows)
+        self._notify(rows)
+        first = {task.id: task for task in reversed(tasks)}
+        return [task for id, task in reversed(first.items()) if id in new]
+
+    async def claim_due(
+        self, limit: int, *, lease: float, queue_id: str | None = None, now: datetime | None = None
+    ) -> list[Delivery]:
+        """Due tasks. Records that are none are set aside, with a warning."""
+        found = await self.claim_records(limit, lease=lease, queue_id=queue_id, now=now)
+        unreadable = [record for record in found if isinstance(record, UnreadableRecord)]
+        if unreadable:
+            logger.warning("%d records are no tasks and were set aside", len(unreadable))
+            await self.set_aside(unreadable)
+        return [record for record in found if isinstance(record, Delivery)]
+
+    async def claim_records(
+        self, limit: int, *, lease: float, queue_id: str | None = None, now: datetime | None = None
+    ) -> list[Delivery | UnreadableRecord]:
+        """As `claim_due`, with the records that are not tasks among the others."""
+        at = now or self.database.now()
+        start, until = micros(at), micros(at) + round(lease * 1_000_000)
+        if queue_id is None:
+            claim = self.database.write(claims.claim_any, limit, start, until)
+        else:
+            claim = self.database.write(claims.claim, queue_id, limit, start, until)
+        job = self.database.spawn(claim)
+        try:
+            claimed = await asyncio.shield(job)
+        except asyncio.CancelledError:
+            # The thread may be about to commit: what it took is nobody's unless it is given back.
+            await asyncio.shield(self.database.spawn(self._give_back(job)))
+            raise
+        return [_record(row, at) for row in claimed]
+
+    async def _give_back(self, job: asyncio.Task[list[Claimed]]) -> None:
+        (done,) = await asyncio.gather(job, return_exceptions=True)
+        if not isinstance(done, BaseException) and done:
+            await self._release([(id, epoch) for _, _, id, _, epoch, _, _ in done])
+            self.database.wakeups.notify({row[3] for row in done})
+
+    async def give_back(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0
+    ) -> list[Delivery]:
+        """End leases early, as if the claim had not been. Returns those no longer ours."""
+        gone = await self._release(keys_of(deliveries), delay)
+        self.database.wakeups.notify({delivery.task.queue_id for delivery in deliveries})
+        return _of_keys(deliveries, gone)
+
+    async def _release(self, keys: Sequence[Key], delay: float = 0.0) -> list[Key]:
+        now = self.database.now_micros()
+        due = now + round(delay * 1_000_000)
+        return await self.database.write(claims.release, keys, due, now)
+
+    async def put_back(
+        self, deliveries: Sequence[Delivery], tasks: Sequence[Task[Any]]
+    ) -> list[Delivery]:
+        """End leases with `tasks`, one per delivery, in place of what was delivered."""
+        again = {"status": TaskStatus.SCHEDULED, "updated_at": self.database.now()}
+        rows = [
+            full_row(replace(task, **again), delivery.receipt)
+            for delivery, task in zip(deliveries, tasks, strict=True)
+        ]
+        gone = await self.database.write(claims.put_back, rows)
+        self._notify(rows)
+        return _of_keys(deliveries, gone)
+
+    async def extend_leases(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
+        """Lease for `lease` seconds from now; one UPDATE."""
+        until = self.database.now_micros() + round(lease * 1_000_000)
+        gone = await self.database.write(claims.extend, keys_of(deliveries), until)
+        return _of_keys(deliveries, gone)
+
+    async def settle(self, plan: Settlement) -> list[str]:
+        """Write `plan` in one transaction.
+
+        A repeated settle is recognised by its epoch and writes nothing. Cancelling it leaves it
+        written whole or not at all.
+        """
+        now = self.database.now()
+        if len(plan.endings) + len(plan.added) > _MANY or _children(plan) > _MANY:
+            rows = await asyncio.to_thread(settling.prepare, plan, now)
+        else:
+            rows = settling.prepare(plan, now)
+        try:
+            refused = await self.database.write(settling.settle, rows, micros(now))
+        except settling.LeaseLostError:
+            refused = await self.database.write(settling.settle_what_is_ours, rows, micros(now))
+        self._notify([*rows.nexts, *rows.free_rows, *rows.added, *rows.revived])
+        for children in rows.children.values():
+            self._notify(children)
+        return refused
+
+    async def get(self, ids: Sequence[str]) -> list[Task[Any]]:
+        """The tasks that exist, in the order asked for.
+
+        A record that cannot be read has a stand-in without payload: `execution_stats` says why.
+        """
+        rows = await self.database.read(changing.fetch, list(dict.fromkeys(ids)))
+        return [read_task(rows[id]) for id in ids if id in rows]
+
+    async def recover_stale(self, *, now: datetime, stale_after: float) -> int:
+        """Make `scheduled` again what someone lost."""
+        at = micros(now)
+        before = at - round(stale_after * 1_000_000)
+        recovered = await self.database.write(upkeep.recover_stale, at, before)
+        if recovered:
+            self.database.wakeups.notify_all()
+        return recovered
+
+    async def set_aside(self, records_: Sequence[UnreadableRecord]) -> None:
+        """Move the bytes to the dead records; a row they came from ends as failed, without them.
+
+        Equal bytes of one queue are kept once.
+        """
+        await self.database.write(records.set_aside, records_, self.database.now_micros())
+
+    async def mark_executed(
+        self, deliveries: Sequence[Delivery | UnreadableRecord]
+    ) -> list[Delivery]:
+        """End as executed what is still ours and was not settled; those no longer ours."""
+        held = [delivery for delivery in deliveries if isinstance(delivery, Delivery)]
+        keys = [((d.task.id, d.receipt), d.task.queue_id) for d in held]
+        now = self.database.now_micros()
+        gone = await self.database.write(settling.mark_executed, keys, now) if keys else []
+        return _of_keys(held, gone)
+
+    async def _rows(self, tasks: Sequence[Task[Any]]) -> list[TaskRow]:
+        if len(tasks) > _MANY:
+            return await asyncio.to_thread(full_rows, tasks)
+        return full_rows(tasks)
+
+    def _notify(self, rows: Iterable[TaskRow]) -> None:
+        self.database.wakeups.notify({row[1] for row in rows if row[4] is not None})
+
+
+def keys_of(deliveries: Iterable[Delivery]) -> list[Key]:
+    """The leases that deliveries stand for."""
+    return [(delivery.task.id, delivery.receipt) for delivery in deliveries]
+
+
+def _of_keys(deliveries: Sequence[Delivery], keys: Iterable[Key]) -> list[Delivery]:
+    gone = set(keys)
+    return [d for d in deliveries if (d.task.id, d.receipt) in gone] if gone else []
+
+
+def _children(plan: Settlement) -> int:
+    return sum(len(ending.children) for ending in plan.endings)
+
+
+def _record(row: Claimed, at: datetime) -> Delivery | UnreadableRecord:
+    _, _, id, queue_id, epoch, deliveries, body = row
+    try:
+        task = decode_body(body)
+        if task.id != id:
+            raise ValueError(f"it says that its id is {task.id}")
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        lease = RowLease(id, epoch)
+        return UnreadableRecord(body, str(error), lease, deliveries, queue_id)
+    # Straight into a value that nobody else has seen: a copy would cost as much as decoding it.
+    force_setattr(task, "status", TaskStatus.PROCESSING)
+    force_setattr(task, "processing_started_at", at)
+    force_setattr(task, "updated_at", at)
+    return Delivery(task, epoch, deliveries)

@@ -1,0 +1,81 @@
+"""Waiting for tasks: woken by this process at once, by another one's commit soon after."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+__all__ = ["Wakeups"]
+
+_LOOK_EVERY = 0.02
+"""Seconds between two looks at whether someone else has written."""
+
+
+class Wakeups:
+    """Who waits for which queue.
+
+    `mark` answers at once, without a thread, with a value that changes when anyone commits. It is
+    asked by one timer however many wait, and by none when nobody does.
+    """
+
+    def __init__(self, mark: Callable[[], object]) -> None:
+        self._mark = mark
+        self._waiting: dict[str, set[asyncio.Future[bool]]] = {}
+        self._last: object = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def expect(self, queue_id: str) -> asyncio.Future[bool]:
+        """A future for the queue's next change: True when it was made in this process.
+
+        Take it before looking at the queue, so that nothing falls between; cancel it afterwards.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.setdefault(queue_id, set()).add(future)
+        future.add_done_callback(lambda _: self._forget(queue_id, future))
+        if self._timer is None:
+            self._last = self._mark()
+            self._timer = loop.call_later(_LOOK_EVERY, self._look, loop)
+        return future
+
+    def notify(self, queue_ids: Iterable[str]) -> None:
+        """Something may be due in these queues."""
+        for queue_id in queue_ids:
+            self._wake(self._waiting.get(queue_id, ()), here=True)
+
+    def notify_all(self) -> None:
+        """Something may be due anywhere."""
+        self.notify(list(self._waiting))
+
+    def stop(self) -> None:
+        """Look no more; whoever still waits is woken."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_all()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._waiting:
+            self._timer = None
+            return
+        self._timer = loop.call_later(_LOOK_EVERY, self._look, loop)
+        mark = self._mark()
+        if mark != self._last:
+            self._last = mark
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        for waiting in list(self._waiting.values()):
+            self._wake(waiting, here=False)
+
+    def _wake(self, waiting: Iterable[asyncio.Future[bool]], *, here: bool) -> None:
+        for future in list(waiting):
+            if not future.done():
+                future.set_result(here)
+
+    def _forget(self, queue_id: str, future: asyncio.Future[bool]) -> None:
+        waiting = self._waiting.get(queue_id)
+        if waiting is not None:
+            waiting.discard(future)
+            if not waiting:
+                del self._waiting[queue_id]

@@ -1,0 +1,96 @@
+"""From a URL to the parts it names: a queue, a storage and a cache of one engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from taskloom.clock import Clock
+from taskloom.errors import ConfigurationError
+from taskloom.interfaces import Cache, MessageQueue, TaskStorage
+
+__all__ = ["Parts", "parts_from_url", "redacted"]
+
+
+class Parts(NamedTuple):
+    """What a handler stands on. Nothing is open yet."""
+
+    queue: MessageQueue
+    storage: TaskStorage
+    cache: Cache
+
+
+def parts_from_url(url: str, clock: Clock) -> Parts:
+    """The parts of the engine that `url` names; no I/O, and only that engine is imported.
+
+    `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory). Raises
+    `ConfigurationError`, which never shows the URL: it may hold a password.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ConfigurationError(
+            "the url has no scheme; write for example sqlite:///taskloom.db or memory://"
+        )
+    make = _ENGINES.get(scheme.lower())
+    if make is not None:
+        return make(url, rest, clock)
+    engine = _PLANNED.get(re.split(r"[+]", scheme.lower())[0])
+    if engine is not None:
+        raise ConfigurationError(f"this version has no engine for {engine} yet; {_offer()}")
+    raise ConfigurationError(f"no engine is called {_shown(scheme)}; {_offer()}")
+
+
+def redacted(url: str) -> str:
+    """`url` without what may be secret: user, password and the values of its query.
+
+    redacted("redis://me:secret@cache:6379/0?token=x")    # "redis://***@cache:6379/0?***"
+    """
+    # Up to the last "@": a password may hold any character, unescaped by mistake.
+    shown = re.sub(r"(?s)^([^:/]*:(?://)?).*@", r"\1***@", url)
+    return re.sub(r"(?s)[?#].*$", "?***", shown)
+
+
+def _memory(url: str, rest: str, clock: Clock) -> Parts:
+    if rest:
+        raise ConfigurationError("memory:// takes nothing after it: each Loom has its own memory")
+    from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
+
+    return Parts(
+        InMemoryQueue(clock=clock), InMemoryStorage(clock=clock), InMemoryCache(clock=clock)
+    )
+
+
+def _sqlite(url: str, rest: str, clock: Clock) -> Parts:
+    if rest and not rest.startswith(("/", "?")):
+        raise ConfigurationError(
+            "a sqlite url has three slashes before a relative path and four before an absolute "
+            "one: sqlite:///taskloom.db, sqlite:////var/lib/taskloom.db"
+        )
+    from taskloom.sql import SqlCache, SqlDatabase, SqlQueue, SqlStorage
+
+    database = SqlDatabase.from_url(url, clock=clock)
+    storage = SqlStorage(database)
+    return Parts(SqlQueue(storage), storage, SqlCache(database))
+
+
+_ENGINES: dict[str, Callable[[str, str, Clock], Parts]] = {"memory": _memory, "sqlite": _sqlite}
+
+_PLANNED = {
+    "postgresql": "PostgreSQL",
+    "postgres": "PostgreSQL",
+    "mysql": "MySQL",
+    "mariadb": "MariaDB",
+    "redis": "Redis",
+    "rediss": "Redis",
+    "mongodb": "MongoDB",
+}
+
+
+def _offer() -> str:
+    return "use " + " or ".join(("sqlite:///taskloom.db", "memory://"))
+
+
+def _shown(scheme: str) -> str:
+    # What stands before "://" may be anything when the url is mistyped, a password included.
+    return f"{scheme!r}" if re.fullmatch(r"[A-Za-z][A-Za-z0-9.+-]{0,30}", scheme) else "that"

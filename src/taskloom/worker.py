@@ -1,0 +1,372 @@
+"""The worker: consumers, lease keeping and upkeep running together, and how they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from msgspec import Struct
+
+from taskloom.clock import seconds
+from taskloom.config import TaskHandlerConfig
+from taskloom.consumer import Consumer, ConsumerParts, Intake
+from taskloom.discards import Discards
+from taskloom.errors import ConfigurationError
+from taskloom.executors import Executor
+from taskloom.interfaces.cache import Cache
+from taskloom.interfaces.message_queue import MessageQueue
+from taskloom.interfaces.task_storage import TaskStorage
+from taskloom.leases import Claim, Keeper
+from taskloom.listeners import Listeners
+from taskloom.maturity import Maturity
+from taskloom.outcomes import Delivery, Word
+from taskloom.pulse import Pulse
+from taskloom.reporter import Reporter
+from taskloom.runner import TaskRunner
+from taskloom.settlement import Verdict
+from taskloom.settler import Settler, SettlerParts
+from taskloom.stats import Figures
+from taskloom.task import Task
+from taskloom.watchdog import LoopWatchdog
+
+__all__ = ["Worker", "WorkerParts"]
+
+_log = logging.getLogger(__name__)
+
+INLINE_BATCH = 1000
+SETTLE_LIMIT = 5.0
+"""Seconds that settling may take at shutdown beyond the grace period."""
+
+
+class WorkerParts(Struct, frozen=True):
+    """What a worker is made of."""
+
+    queue: MessageQueue
+    storage: TaskStorage
+    cache: Cache
+    runner: TaskRunner
+    maturity: Maturity
+    listeners: Listeners
+    reporter: Reporter
+    config: TaskHandlerConfig
+    worker_id: str
+    executor_of: Callable[[Task[Any]], Executor | None]
+    add_children: Callable[[Sequence[Task[Any]]], Awaitable[Any]]
+
+
+class Worker:
+    """Everything of a handler that runs by itself."""
+
+    def __init__(self, parts: WorkerParts) -> None:
+        self._parts = parts
+        config, clock = parts.config, parts.config.clock
+        self.figures = Figures(
+            config.instance_id or parts.worker_id,
+            threshold=config.stats_threshold,
+            failure_threshold=config.stats_failure_threshold,
+        )
+        lease = seconds(config.lease, "lease")
+        self._keeper = Keeper(parts.queue, lease, clock, self._on_lost, parts.runner.locks.renew)
+        self._pulse = Pulse(
+            parts.worker_id, parts.listeners, parts.storage, self._keeper, self.figures, config
+        )
+        self._discards = Discards(parts.cache, parts.listeners, clock)
+        self._settler = Settler(
+            SettlerParts(
+                queue=parts.queue,
+                storage=parts.storage,
+                locks=parts.runner.locks,
+                clock=clock,
+                horizon=timedelta(seconds=seconds(config.storage_horizon, "storage_horizon")),
+                executor_of=parts.executor_of,
+                add_children=parts.add_children,
+                report=self._report,
+                on_settled=self._on_settled,
+            )
+        )
+        self._consuming = ConsumerParts(
+            queue=parts.queue,
+            storage=parts.storage,
+            runner=parts.runner,
+            keeper=self._keeper,
+            clock=clock,
+            max_deliveries=config.max_deliveries,
+            settle=self._settler.add,
+            on_first_delivery=self._pulse.consumer_started,
+            on_empty=self._made_progress,
+            on_claim=self._on_claim,
+        )
+        self._intake = Intake(self._consuming)
+        self._consumers: dict[str, Consumer] = {}
+        self._progress = asyncio.Event()
+        self._serving: dict[asyncio.Task[Any], asyncio.Event] = {}
+        self._inline = asyncio.Lock()
+        self._keeping: asyncio.Task[None] | None = None
+        self._lease_users = 0
+        self._background: set[asyncio.Task[Any]] = set()
+
+    # Serving
+
+    async def serve(self, queues: list[str], stop: asyncio.Event, *, upkeep: bool = True) -> None:
+        """Consume `queues` until `stop`, then shut down in order; cancelled: without grace."""
+        me = asyncio.current_task()
+        assert me is not None
+        self._serving[me] = stop
+        watchdog = LoopWatchdog()
+        watchdog.start()
+        hurry, reason = asyncio.Event(), "error"
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._pulse.started(queues)
+            tasks = self._start(queues, upkeep=upkeep)
+            await _until(stop, tasks)
+            reason = "stopped"
+        except asyncio.CancelledError:
+            hurry.set()
+            reason = "cancelled"
+            raise
+        finally:
+            await _to_the_end(self._shut_down(queues, tasks, hurry, reason), hurry)
+            watchdog.stop()
+            del self._serving[me]
+
+    def _start(self, queues: list[str], *, upkeep: bool) -> list[asyncio.Task[None]]:
+        tasks = self._start_consumers(queues)
+        tasks.append(asyncio.create_task(self._pulse.run(), name="taskloom-heartbeat"))
+        if upkeep:
+            run = self._parts.maturity.run()
+            tasks.append(asyncio.create_task(run, name="taskloom-upkeep"))
+        return tasks
+
+    def _start_consumers(self, queues: list[str]) -> list[asyncio.Task[None]]:
+        for queue_id in queues:
+            if queue_id in self._consumers:
+                raise ConfigurationError(f"queue {queue_id!r} is consumed by this handler already")
+        self._use_leases()
+        tasks = []
+        for queue_id in queues:
+            consumer = self._consumers[queue_id] = Consumer(queue_id, self._consuming)
+            tasks.append(asyncio.create_task(consumer.run(), name=f"taskloom-{queue_id}"))
+        return tasks
+
+    async def _shut_down(
+        self,
+        queues: list[str],
+        tasks: list[asyncio.Task[None]],
+        hurry: asyncio.Event,
+        reason: str,
+    ) -> None:
+        """No more claims; unstarted work released; running work ended, settled; events told."""
+        grace = seconds(self._parts.config.shutdown_grace_period, "shutdown_grace_period")
+        await self._stop_consumers(queues, tasks, grace, hurry)
+        await self._pulse.stopped(reason)
+        await self._final_stats()
+        await self._parts.listeners.flush(1.0 if hurry.is_set() else 5.0)
+
+    async def _stop_consumers(
+        self,
+        queues: list[str],
+        tasks: list[asyncio.Task[None]],
+        grace: float,
+        hurry: asyncio.Event,
+    ) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._parts.runner.stop(queues, grace, hurry)
+        if not await within(self._settler.join(), 1.0 if hurry.is_set() else SETTLE_LIMIT):
+            _log.warning("what ended last could not be settled; it runs again after its lease")
+        for queue_id in queues:
+            self._consumers.pop(queue_id, None)
+        self._leave_leases()
+
+    async def close(self) -> None:
+        """Stop what serves and wait for it; settle; deliver events. Safe to repeat."""
+        for stop in self._serving.values():
+            stop.set()
+        if self._serving:
+            await asyncio.wait(list(self._serving))
+        await within(self._settler.join(), SETTLE_LIMIT)
+        if self._background:
+            await asyncio.wait(self._background, timeout=1.0)
+        self._parts.runner.close()
+        await self._parts.listeners.close()
+
+    async def run_until(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+        """Run something endless until `stop`."""
+        task = asyncio.create_task(work)
+        try:
+            await _until(stop, [task])
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # Working without serving
+
+    async def process(self, queue_id: str, limit: int) -> Claim:
+        """Claim once, run, settle; returns the claim with its tally."""
+        self._use_leases()
+        claim = None
+        try:
+            claim = await self._intake.claim(queue_id, limit)
+            await claim.wait_settled()
+        except BaseException:
+            if claim is not None:
+                self._parts.runner.withdraw(list(claim.open.values()), Word.RELEASED)
+                await _to_the_end(within(claim.wait_settled(), SETTLE_LIMIT), asyncio.Event())
+            raise
+        finally:
+            self._leave_leases()
+        return claim
+
+    async def run_inline(self, queue_ids: Iterable[str]) -> None:
+        """Run what waits in these queues, and what that adds, before returning."""
+        pending = set(queue_ids)
+        async with self._inline:
+            while pending:
+                busy = {q for q in pending if (await self.process(q, INLINE_BATCH)).size}
+                pending = busy | (set(self._parts.runner.queues()) if busy else set())
+
+    async def drain(self, queues: list[str], timeout: float | None) -> None:
+        """Process `queues` until nothing is due, nothing runs and nothing waits to be settled."""
+        own = [queue_id for queue_id in queues if queue_id not in self._consumers]
+        tasks = self._start_consumers(own)
+        hurry = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout):
+                while not await self._is_drained(queues):
+                    await self._progress.wait()
+        except BaseException:
+            hurry.set()
+            raise
+        finally:
+            await _to_the_end(self._stop_consumers(own, tasks, 0.0, hurry), hurry)
+
+    async def _is_drained(self, queues: list[str]) -> bool:
+        self._progress.clear()
+        if not all(self._consumers[queue_id].quiet for queue_id in queues):
+            return False
+        moved = await self._parts.maturity.one_pass()
+        waiting = [await self._parts.queue.depth(queue_id) for queue_id in queues]
+        if moved or any(waiting):
+            return False
+        return all(self._consumers[queue_id].quiet for queue_id in queues)
+
+    # What the rooms tell
+
+    async def _on_claim(self, claim: Claim, deliveries: Sequence[Delivery]) -> None:
+        if self._pulse.wants_batches:
+            await self._pulse.claim_started(claim, sorted({d.task.type for d in deliveries}))
+            task = asyncio.create_task(self._follow(claim))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _follow(self, claim: Claim) -> None:
+        started = self._parts.config.clock.monotonic()
+        await claim.wait_settled()
+        await self._pulse.claim_completed(claim, self._parts.config.clock.monotonic() - started)
+
+    def _on_lost(self, claim: Claim, deliveries: Sequence[Delivery]) -> None:
+        _log.warning(
+            "the leases of %d tasks of queue %r were lost; what they still report is refused",
+            len(deliveries),
+            claim.queue_id,
+        )
+        self.figures.fenced += len(deliveries)
+        self._parts.runner.withdraw(deliveries, Word.LOST)
+
+    async def _report(self, done: Sequence[Verdict], fenced: Sequence[Verdict]) -> None:
+        """Outcomes were settled: count them and tell them."""
+        self._count(done)
+        if fenced:
+            self.figures.fenced += len(fenced)
+            _log.warning("%d outcomes came after their lease was lost; refused", len(fenced))
+        if self._parts.reporter.wants_ends:
+            for verdict in done:
+                task = verdict.outcome.delivery.task
+                await self._parts.reporter.ended(verdict, self._parts.executor_of(task))
+        if discarded := sum(verdict.discarded for verdict in done):
+            await self._discards.count(discarded)
+        if self._parts.listeners.wants("on_queue_stats"):
+            for stats in self.figures.due_stats():
+                await self._parts.listeners.emit("on_queue_stats", stats)
+
+    def _count(self, verdicts: Sequence[Verdict]) -> None:
+        queues: dict[str, tuple[Counter[Word], list[float]]] = {}
+        for verdict in verdicts:
+            outcome = verdict.outcome
+            known = queues.get(outcome.delivery.task.queue_id)
+            if known is None:
+                known = queues[outcome.delivery.task.queue_id] = (Counter(), [0.0])
+            known[0][outcome.word] += 1
+            known[1][0] += outcome.ended - outcome.started if outcome.started else 0.0
+        now = self._parts.config.clock.now()
+        for queue_id, (words, busy) in queues.items():
+            self.figures.count(queue_id, words, busy[0], now)
+
+    async def _final_stats(self) -> None:
+        listeners = self._parts.listeners
+        if listeners.wants("on_final_stats"):
+            await listeners.emit("on_final_stats", self.figures.final_stats())
+
+    def _on_settled(self) -> None:
+        for consumer in self._consumers.values():
+            consumer.nudge()
+        self._progress.set()
+
+    def _made_progress(self) -> None:
+        self._progress.set()
+
+    # The leases are kept as long as anything here may hold one.
+
+    def _use_leases(self) -> None:
+        self._lease_users += 1
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._keeper.run(), name="taskloom-leases")
+
+    def _leave_leases(self) -> None:
+        self._lease_users -= 1
+        if self._lease_users == 0 and self._keeping is not None:
+            self._keeping.cancel()
+            self._keeping = None
+
+
+async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait for `stop`; raise what one of the endless `tasks` raised, should one end."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        stopping.cancel()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, Any], hurry: asyncio.Event) -> None:
+    """Finish `work` although cancelled meanwhile, which sets `hurry` and is raised at the end."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+            hurry.set()
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def within(work: Awaitable[Any], limit: float) -> bool:
+    """Whether `work` was done within `limit` seconds; otherwise it is cancelled."""
+    try:
+        async with asyncio.timeout(limit):
+            await work
+    except TimeoutError:
+        return False
+    return True

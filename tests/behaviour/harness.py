@@ -1,0 +1,403 @@
+"""What behaviour tests share: engines, workers, executors that note their runs, parts that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from taskloom import (
+    Clock,
+    Executor,
+    LifecycleConfig,
+    MultiTaskExecutor,
+    ParallelTaskExecutor,
+    QueueUnavailableError,
+    SingleTaskExecutor,
+    StorageUnavailableError,
+    Task,
+    TaskHandler,
+    TaskHandlerConfig,
+    TaskLifecycleProvider,
+    TaskNotificationProvider,
+    TaskQueuesManager,
+    TaskStatus,
+    WorkerLifecycleProvider,
+)
+from taskloom.interfaces import Cache, MessageQueue, TaskArchive, TaskStorage
+from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
+from taskloom.sql import SqlCache, SqlDatabase, SqlQueue, SqlStorage
+from taskloom.testing import ManualClock
+
+PATIENCE = 10.0
+"""Seconds until a signal that must come counts as missing."""
+
+QUEUE = "q"
+TYPE = "work"
+
+T = TypeVar("T")
+
+
+def make_task(payload: Any = None, **fields: Any) -> Task[Any]:
+    """A task of type "work" on queue "q", due now."""
+    return Task(**({"type": TYPE, "queue_id": QUEUE, "payload": payload} | fields))
+
+
+async def until(event: asyncio.Event) -> None:
+    """Wait for a signal that must come."""
+    async with asyncio.timeout(PATIENCE):
+        await event.wait()
+
+
+class Notes(list[T], Generic[T]):
+    """A list that can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = asyncio.Event()
+
+    def note(self, item: T) -> None:
+        self.append(item)
+        self._news.set()
+
+    async def reach(self, count: int, match: Callable[[T], bool] = lambda item: True) -> list[T]:
+        """Wait until `count` items match; returns those that do."""
+        async with asyncio.timeout(PATIENCE):
+            while len(found := [item for item in self if match(item)]) < count:
+                self._news.clear()
+                await self._news.wait()
+        return found
+
+
+class Runs(Notes[Task[Any]]):
+    """An executor function: notes its tasks, waits for `gate` if there is one, succeeds.
+
+    The payload is the result. `finished` notes those that got to their end.
+    """
+
+    def __init__(self, gate: asyncio.Event | None = None) -> None:
+        super().__init__()
+        self.gate = gate
+        self.finished: Notes[Task[Any]] = Notes()
+
+    async def __call__(self, task: Task[Any], actions: Any) -> None:
+        self.note(task)
+        if self.gate is not None:
+            await self.gate.wait()
+        actions.success(task, task.payload)
+        self.finished.note(task)
+
+    @property
+    def payloads(self) -> list[Any]:
+        return [task.payload for task in self]
+
+
+def single(on_task: Any, **options: Any) -> SingleTaskExecutor:
+    """A single executor that stores what fails."""
+    return SingleTaskExecutor(on_task, **({"store_on_failure": True} | options))
+
+
+def parallel(on_task: Any, chunk_size: int = 100, **options: Any) -> ParallelTaskExecutor:
+    """A parallel executor that stores what fails."""
+    options = {"store_on_failure": True} | options
+    return ParallelTaskExecutor(on_task, chunk_size=chunk_size, **options)
+
+
+def multi(on_tasks: Any, **options: Any) -> MultiTaskExecutor:
+    """A multi executor that stores what fails."""
+    return MultiTaskExecutor(on_tasks, **({"store_on_failure": True} | options))
+
+
+class Diary(TaskLifecycleProvider, WorkerLifecycleProvider, TaskNotificationProvider):
+    """All providers in one: notes (name, event) of everything told."""
+
+    def __init__(self) -> None:
+        self.entries: Notes[tuple[str, Any]] = Notes()
+
+    async def told(self, name: str, count: int = 1) -> list[Any]:
+        """Wait for so many events of a name; returns them."""
+        found = await self.entries.reach(count, lambda entry: entry[0] == name)
+        return [event for _, event in found]
+
+    def of(self, name: str) -> list[Any]:
+        """The events of a name so far."""
+        return [event for told, event in self.entries if told == name]
+
+
+def _noting(name: str) -> Callable[[Diary, Any], None]:
+    def callback(self: Diary, event: Any) -> None:
+        self.entries.note((name, event))
+
+    return callback
+
+
+for _provider in (TaskLifecycleProvider, WorkerLifecycleProvider, TaskNotificationProvider):
+    for _name in dir(_provider):
+        if _name.startswith("on_"):
+            setattr(Diary, _name, _noting(_name))
+
+
+class Engines:
+    """A queue, a storage and a cache, open, and handlers made on them."""
+
+    def __init__(self, kind: str, clock: Clock, parts: Parts, file: Path) -> None:
+        self.kind = kind
+        self.clock = clock
+        self.file = file
+        self.parts = parts
+        self.queue = parts.queue
+        self.storage: Any = parts.storage
+        self.cache = parts.cache
+        self._handlers: list[TaskHandler] = []
+
+    @property
+    def integrated(self) -> bool:
+        """Whether the storage is the queue."""
+        return self.queue.storage is self.storage
+
+    def handler(
+        self,
+        executors: Mapping[str | tuple[str, str], Executor] | None = None,
+        *,
+        parts: Parts | None = None,
+        diary: Diary | None = None,
+        **config: Any,
+    ) -> TaskHandler:
+        """A handler with executors by type (on queue "q") or by (queue, type).
+
+        `diary` is told everything, in place; `config` are fields of `TaskHandlerConfig`.
+        """
+        parts = parts or self.parts
+        queues = TaskQueuesManager(parts.queue)
+        for key, executor in (executors or {}).items():
+            queue_id, type_ = (QUEUE, key) if isinstance(key, str) else key
+            queues.register(queue_id, type_, executor)
+        if diary is not None:
+            config |= {"lifecycle_provider": diary, "worker_provider": diary}
+            config.setdefault("lifecycle", LifecycleConfig(mode="sync"))
+        handler = TaskHandler(
+            parts.queue,
+            queues,
+            parts.storage,
+            parts.cache,
+            notification_provider=diary,
+            config=TaskHandlerConfig(**({"clock": self.clock} | config)),
+        )
+        self._handlers.append(handler)
+        return handler
+
+    def meddled(self, **features: Any) -> Meddled:
+        """The same parts, wrapped so that calls are noted and can be made to fail."""
+        return Meddled(self.parts, **features)
+
+    async def pass_time(self, seconds: float | timedelta) -> None:
+        """Move the clock of engines whose time stands still."""
+        assert isinstance(self.clock, ManualClock)
+        await self.clock.advance(seconds)
+
+    async def stored(self, task: Task[Any]) -> Task[Any] | None:
+        """The task as the storage has it."""
+        found = await self.storage.get([task.id])
+        return found[0] if found else None
+
+    async def status(self, task: Task[Any]) -> TaskStatus | None:
+        """Its status in the storage; None when it is not there."""
+        found = await self.stored(task)
+        return None if found is None else found.status
+
+    async def is_empty(self, queue_id: str = QUEUE) -> bool:
+        """Nothing waits in the queue, and the storage knows nothing."""
+        return await self.queue.depth(queue_id) == 0 and not await self.storage.counts()
+
+    async def close(self) -> None:
+        for handler in self._handlers:
+            await handler.close()
+
+
+@asynccontextmanager
+async def open_engines(kind: str, clock: Clock, folder: Path) -> AsyncIterator[Engines]:
+    """Engines of a kind, open; at the end their handlers are closed, then they."""
+    file = folder / "tasks.db"
+    if kind == "memory":
+        parts = Parts(InMemoryQueue(clock), InMemoryStorage(clock), InMemoryCache(clock))
+    else:
+        database = SqlDatabase.from_url(f"sqlite:///{file}", clock=clock)
+        storage = SqlStorage(database)
+        parts = Parts(SqlQueue(storage), storage, SqlCache(database))
+    async with parts.storage, parts.queue, parts.cache:
+        engines = Engines(kind, clock, parts, file)
+        try:
+            yield engines
+        finally:
+            await engines.close()
+
+
+@asynccontextmanager
+async def serving(
+    handler: TaskHandler, queues: list[str] | None = None
+) -> AsyncIterator[asyncio.Event]:
+    """A worker at work; yields its `stop`, set at the end."""
+    stop = asyncio.Event()
+    work = asyncio.create_task(handler.serve(queues, stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        async with asyncio.timeout(PATIENCE):
+            await work
+
+
+# Parts that fail
+
+
+class Parts:
+    """The three parts of a handler."""
+
+    def __init__(self, queue: MessageQueue, storage: Any, cache: Cache) -> None:
+        self.queue = queue
+        self.storage = storage
+        self.cache = cache
+
+
+class Gate:
+    """A call that hangs: `reached` when it came, `open` lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def __call__(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        self.reached.set()
+        await self.open.wait()
+        return await work()
+
+
+class Meddled(Parts):
+    """Parts whose calls are noted as "queue.put", … and fail, hang or are told as failed on demand.
+
+    `calls` notes a call when it begins, with its arguments; `done` when it worked.
+    """
+
+    def __init__(self, parts: Parts, **features: Any) -> None:
+        self.calls: Notes[tuple[str, tuple[Any, ...], dict[str, Any]]] = Notes()
+        self.done: Notes[str] = Notes()
+        self._faults: dict[str, deque[Any]] = defaultdict(deque)
+        self._endless: dict[str, Any] = {}
+        storage = _Storage(self, parts.storage)
+        queue = _Queue(self, parts.queue)
+        if parts.queue.storage is not None:
+            queue.storage = storage
+        if features:
+            queue.features = _changed(queue.features, features)
+        super().__init__(queue, storage, _Cache(self, parts.cache))
+
+    def fail(self, name: str, times: int = 1) -> None:
+        """The next calls raise, nothing done."""
+        self._faults[name].extend([_before(name)] * times)
+
+    def fail_after(self, name: str, times: int = 1) -> None:
+        """The next calls are done, but reported as failed."""
+        self._faults[name].extend([_after(name)] * times)
+
+    def hold(self, name: str) -> Gate:
+        """The next call hangs until its gate is opened."""
+        gate = Gate()
+        self._faults[name].append(gate)
+        return gate
+
+    def break_down(self, name: str) -> None:
+        """Every call raises, until `repair`."""
+        self._endless[name] = _before(name)
+
+    def repair(self, name: str) -> None:
+        """Calls work again."""
+        self._endless.pop(name, None)
+
+    def names(self, *wanted: str) -> list[str]:
+        """The calls so far, in order; of the `wanted` names only."""
+        return [name for name, _, _ in self.calls if not wanted or name in wanted]
+
+    async def called(self, name: str, times: int = 1) -> None:
+        """Wait until a call was begun so many times."""
+        await self.calls.reach(times, lambda call: call[0] == name)
+
+    async def meddle(self, name: str, work: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self.calls.note((name, args, kwargs))
+        fault = self._endless.get(name)
+        if fault is None and self._faults[name]:
+            fault = self._faults[name].popleft()
+        answer = await (
+            work(*args, **kwargs) if fault is None else fault(lambda: work(*args, **kwargs))
+        )
+        self.done.note(name)
+        return answer
+
+
+def _error(name: str) -> Exception:
+    kind = QueueUnavailableError if name.startswith("queue.") else StorageUnavailableError
+    return kind(f"{name} failed on purpose")
+
+
+def _before(name: str) -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
+    async def fault(work: Callable[[], Awaitable[Any]]) -> Any:
+        raise _error(name)
+
+    return fault
+
+
+def _after(name: str) -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
+    async def fault(work: Callable[[], Awaitable[Any]]) -> Any:
+        await work()
+        raise _error(name)
+
+    return fault
+
+
+def _changed(features: Any, changes: dict[str, Any]) -> Any:
+    fields = {name: getattr(features, name) for name in features.__struct_fields__}
+    return type(features)(**(fields | changes))
+
+
+def _delegated(part: str, name: str) -> Any:
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        work = getattr(self.inner, name)
+        return await self.meddled.meddle(f"{part}.{name}", work, args, kwargs)
+
+    return call
+
+
+def _methods(part: str, names: Iterable[str]) -> dict[str, Any]:
+    return {name: _delegated(part, name) for name in names}
+
+
+def _init(self: Any, meddled: Meddled, inner: Any) -> None:
+    self.meddled = meddled
+    self.inner = inner
+
+
+def _init_queue(self: Any, meddled: Meddled, inner: MessageQueue) -> None:
+    _init(self, meddled, inner)
+    self.name, self.features = inner.name, inner.features
+    self.register = inner.register
+
+
+_Queue: Any = type(
+    "_Queue",
+    (MessageQueue,),
+    {"__init__": _init_queue, **_methods("queue", MessageQueue.__abstractmethods__)},
+)
+_Storage: Any = type(
+    "_Storage",
+    (TaskStorage, TaskArchive),
+    {
+        "__init__": _init,
+        **_methods("storage", TaskStorage.__abstractmethods__ | TaskArchive.__abstractmethods__),
+    },
+)
+_Cache: Any = type(
+    "_Cache", (Cache,), {"__init__": _init, **_methods("cache", Cache.__abstractmethods__)}
+)
