@@ -50,7 +50,7 @@ class Adder:
         if self._integrated:
             return await self._store(tasks)
         now = self._clock.now()
-        can_delay = self._queue.features.delay
+        can_delay = self._queue.features.takes_delayed
         ways = [route(task, now, self._horizon, can_delay=can_delay) for task in tasks]
         stored = [
             replace(task, status=TaskStatus.QUEUED) if way is Route.BOTH else task

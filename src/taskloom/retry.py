@@ -12,6 +12,8 @@ __all__ = ["DEFAULT_RETRY_AFTER", "MAX_RETRY_DELAY", "max_retries", "retry_delay
 
 DEFAULT_RETRY_AFTER = 2.0
 MAX_RETRY_DELAY = 300.0
+LONGEST_POLICY_DELAY = 1e9
+"""Thirty years: what a policy may ask for and a calendar still hold."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +30,8 @@ def retry_delay(task: Task[Any], executor: Executor, error: BaseException) -> fl
     if executor.retry_policy is not None:
         try:
             delay = executor.retry_policy(task, error)
-            return None if delay is None else max(0.0, float(delay))
-        except Exception:
+            return None if delay is None else min(max(0.0, float(delay)), LONGEST_POLICY_DELAY)
+        except BaseException:
             # The policy is the user's code: its fault must not cost the task its retries.
             _log.exception("retry_policy of %r failed; the default applies", task.type)
     if task.retry_count >= max_retries(task, executor):

@@ -130,7 +130,7 @@ class Settler:
         around = Circumstances(
             now=parts.clock.now(),
             integrated=self._integrated,
-            can_delay=parts.queue.features.delay,
+            can_delay=parts.queue.features.takes_delayed,
             horizon=parts.horizon,
         )
         executor_of = parts.executor_of

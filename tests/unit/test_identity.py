@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskloom import InvalidTaskError, Task
-from taskloom.identity import DerivedIds, FreshIds, derive_id, new_id, task_ids
+from taskloom.current import running
+from taskloom.identity import DerivedIds, FreshIds, derive_id, new_id
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
@@ -19,6 +20,18 @@ json_values = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+class Attempt(DerivedIds):
+    """What stands in the context while a task runs."""
+
+    def __init__(self) -> None:
+        super().__init__("parent:0")
+
+    def log_fields(self) -> dict[str, str]:
+        return {}
+
+
 children = st.lists(
     st.tuples(st.sampled_from("ab"), st.sampled_from("qr"), json_values), max_size=8
 )
@@ -76,12 +89,12 @@ def test_fresh_ids_are_new_each_time_and_remembered() -> None:
 
 
 def test_a_task_takes_its_id_from_what_runs_here() -> None:
-    token = task_ids.set(DerivedIds("parent:0"))
+    token = running.set(DerivedIds("parent:0"))
     try:
         made = Task(type="t", queue_id="q", payload={"n": 1})
         given_by_hand = Task(type="t", queue_id="q", payload={"n": 1}, id="mine")
     finally:
-        task_ids.reset(token)
+        running.reset(token)
     assert made.id == DerivedIds("parent:0").next_id("t", "q", {"n": 1})
     assert given_by_hand.id == "mine"
     assert uuid.UUID(Task(type="t", queue_id="q", payload={"n": 1}).id).version == 7
@@ -89,20 +102,20 @@ def test_a_task_takes_its_id_from_what_runs_here() -> None:
 
 @pytest.mark.parametrize("payload", [object(), {"a": {1, object()}}])
 def test_a_child_with_a_payload_that_json_cannot_hold_says_so(payload: Any) -> None:
-    token = task_ids.set(DerivedIds("parent:0"))
+    token = running.set(DerivedIds("parent:0"))
     try:
         with pytest.raises(InvalidTaskError, match="^payload:"):
             Task(type="t", queue_id="q", payload=payload)
     finally:
-        task_ids.reset(token)
+        running.reset(token)
 
 
 def test_a_child_with_a_payload_in_a_cycle_says_so() -> None:
     payload: list[Any] = []
     payload.append(payload)
-    token = task_ids.set(DerivedIds("parent:0"))
+    token = running.set(DerivedIds("parent:0"))
     try:
         with pytest.raises(InvalidTaskError, match="^payload: nested too deeply"):
             Task(type="t", queue_id="q", payload=payload)
     finally:
-        task_ids.reset(token)
+        running.reset(token)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from taskloom.identity import FreshIds, task_ids
+from taskloom.current import running
 from taskloom.listeners import Listeners
-from taskloom.log_context import log_context, running
+from taskloom.log_context import log_context
 
 
 class Recorder:
@@ -191,11 +191,10 @@ async def test_callbacks_run_outside_the_task_that_emitted(listeners: Made) -> N
 
     class Watching:
         def on_task_started(self, event: object) -> None:
-            seen.append((log_context(), task_ids.get()))
+            seen.append((log_context(), running.get()))
 
     async def a_run() -> None:
         running.set(Fields())
-        task_ids.set(FreshIds())
         listening = listeners(Watching())
         await listening.emit("on_task_started", 1)
         assert await listening.flush()

@@ -36,7 +36,12 @@ class QueueFeatures(Struct, frozen=True):
     single_ack: bool = True
     """A delivery can be given up by itself; otherwise a whole shard moves on together."""
     inline: bool = False
-    """Whoever adds a task waits until it has run; there are no workers."""
+    """Whoever adds a task waits until it has run; there are no workers, and delays are skipped."""
+
+    @property
+    def takes_delayed(self) -> bool:
+        """Whether a task that is due soon may be put here: it waits, or inline runs at once."""
+        return self.delay or self.inline
 
 
 class MessageQueue(ABC):

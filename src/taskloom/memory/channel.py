@@ -41,21 +41,18 @@ class Channel:
     def put(self, tasks: Sequence[Task[Any]], now: datetime) -> None:
         """Take what is not known yet, all or none; wake those who wait."""
         items, numbers = self.items, self._numbers
-        new = [
-            Item(task.id, task.execute_at, next(numbers), *keep(task))
-            for task in tasks
-            if task.id not in items
-        ]
-        fresh = {item.id: item for item in reversed(new)}
-        if len(fresh) < len(new):
-            new = [item for item in new if fresh[item.id] is item]
-        items.update(fresh)
-        due = [item for item in new if item.due <= now]
+        kept = [keep(task) for task in tasks]  # first: one that cannot be kept stops them all
+        due = []
+        for task, (shell, raw) in zip(tasks, kept, strict=True):
+            id = task.id
+            if id in items:
+                continue
+            items[id] = item = Item(id, task.execute_at, next(numbers), shell, raw)
+            if item.due <= now:
+                due.append(item)
+            else:
+                heapq.heappush(self._later, item)
         self._ready.extend(due)
-        if len(due) < len(new):
-            for item in new:
-                if item.due > now:
-                    heapq.heappush(self._later, item)
         self.ring()
 
     def split(self, deliveries: Iterable[Delivery]) -> tuple[dict[str, Item], list[Delivery]]:

@@ -115,9 +115,10 @@ class InMemoryQueue(MessageQueue):
         self, deliveries: Sequence[Delivery]
     ) -> tuple[list[tuple[Channel, dict[str, Item]]], list[Delivery]]:
         """What is still ours, by channel and id, and what is not."""
-        by_queue: dict[str, list[Delivery]] = {}
-        for delivery in deliveries:
-            by_queue.setdefault(delivery.receipt[0], []).append(delivery)
+        queues = {delivery.receipt[0] for delivery in deliveries}
+        by_queue = {queue_id: deliveries for queue_id in queues}
+        if len(queues) > 1:
+            by_queue = {id: [each for each in deliveries if each.receipt[0] == id] for id in queues}
         held, lost = [], []
         for queue_id, group in by_queue.items():
             channel = self._channel(queue_id)
