@@ -190,6 +190,10 @@ class Attempt:
         fields["worker_id"] = self._settings.worker_id
         return fields
 
+    def doom(self, error: TaskloomError) -> None:
+        """Whatever was or will be said: the attempt fails with `error`."""
+        self._doom = error
+
     def end(self, error: BaseException | None, ended: float) -> Outcome:
         """How the run ended: by its first word, else by `error`, else by saying nothing.
 
@@ -266,14 +270,16 @@ class Attempt:
 class BatchCall:
     """One call of a multi executor: the same words, each about one of its tasks."""
 
-    __slots__ = ("_closed", "_fresh", "_log", "_loose", "_settings", "attempts")
+    __slots__ = ("_added", "_doom", "_fresh", "_log", "_loose", "_settings", "attempts")
 
     def __init__(self, attempts: Sequence[Attempt], settings: RunSettings) -> None:
         self.attempts = {attempt.task.id: attempt for attempt in attempts}
         self._settings = settings
         self._fresh = FreshIds()
         self._loose: list[Task[Any]] = []
+        self._added = 0
         self._log: ContextLogger | None = None
+        self._doom: TaskloomError | None = None
 
     @property
     def log(self) -> ContextLogger:
@@ -314,13 +320,15 @@ class BatchCall:
         return self._settings.admit(_checked(task))
 
     def claim_room(self, count: int) -> None:
-        """As of an attempt, for each task of the call."""
+        """As of an attempt, for each task of the call; too many fail all of them."""
         limit = self._settings.max_children * max(1, len(self.attempts))
-        if len(self._loose) + count > limit:
-            raise TooManyChildrenError(
+        self._added += count
+        if self._added > limit:
+            self._doom = TooManyChildrenError(
                 f"a batch of {len(self.attempts)} tasks added more than {limit:,} tasks in one "
                 "call. None of them was added"
             )
+            raise self._doom
 
     def log_fields(self) -> dict[str, str]:
         """The log context of the call: no single task's."""
@@ -328,6 +336,9 @@ class BatchCall:
 
     def end(self, error: BaseException | None, ended: float) -> list[Outcome]:
         """How each task ended. Tasks added without a parent go with the first that spoke."""
+        if self._doom is not None:
+            for attempt in self.attempts.values():
+                attempt.doom(self._doom)
         spoke = next((a for a in self.attempts.values() if a.word is not None), None)
         if spoke is not None and self._loose:
             spoke.take_children(self._loose)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -18,9 +18,25 @@ from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.outcomes import Settlement
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["Adder"]
+__all__ = ["Added", "Adder"]
 
 _log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """A task as a storage keeps it, and whether that was new."""
+
+    task: Task[Any]
+    new: bool
+
+
+class Added(NamedTuple):
+    """Tasks that were accepted."""
+
+    kept: list[Task[Any]]
+    """All, in order, as they are kept: for an id that was known, the task that is there."""
+    new: list[Task[Any]]
+    """Those that were not known."""
 
 
 class Adder:
@@ -37,18 +53,16 @@ class Adder:
         self._clock = clock
         self._horizon = horizon
         self._integrated = queue.storage is storage
-        self._store: GroupCommit[Task[Any], Task[Any]] = GroupCommit(self._add_to_storage)
+        self._store: GroupCommit[Task[Any], Place] = GroupCommit(self._add_to_storage)
         self._puts: dict[str, GroupCommit[Task[Any], None]] = {}
 
-    async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
-        """Accept `tasks`; returns them as they are kept, in order.
-
-        For an id that the storage knows already that is the task which is there. Raises
+    async def add(self, tasks: Sequence[Task[Any]]) -> Added:
+        """Accept `tasks`. Raises
         `StorageUnavailableError` (nothing is on the queue) or `QueueUnavailableError`, which says
         what was accepted and what was not.
         """
         if self._integrated:
-            return await self._store(tasks)
+            return _added(await self._store(tasks))
         now = self._clock.now()
         can_delay = self._queue.features.takes_delayed
         ways = [route(task, now, self._horizon, can_delay=can_delay) for task in tasks]
@@ -57,7 +71,8 @@ class Adder:
             for task, way in zip(tasks, ways, strict=True)
             if way is not Route.QUEUE
         ]
-        kept = {task.id: task for task in await self._store(stored)}
+        places = await self._store(stored)
+        kept = {place.task.id: place.task for place in places}
         queued = [
             kept.get(task.id, task)
             for task, way in zip(tasks, ways, strict=True)
@@ -65,7 +80,8 @@ class Adder:
         ]
         # A task that was stored before and has ended is not put on the queue again.
         await self._put([task for task in queued if not task.status.terminal], kept)
-        return [kept.get(task.id, task) for task in tasks]
+        old = {place.task.id for place in places if not place.new}
+        return _added([Place(kept.get(task.id, task), task.id not in old) for task in tasks])
 
     async def put_stored(self, tasks: Sequence[Task[Any]]) -> None:
         """Put tasks on a separate queue that the storage knows already. Safe to repeat."""
@@ -118,12 +134,18 @@ class Adder:
             group = self._puts[queue_id] = GroupCommit(put)
         return group
 
-    async def _add_to_storage(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
+    async def _add_to_storage(self, tasks: list[Task[Any]]) -> list[Place]:
         new = await self._storage.add(tasks)
         if len(new) == len(tasks):
-            return tasks
-        there = {task.id: task for task in await self._storage.get([task.id for task in tasks])}
-        return [there.get(task.id, task) for task in tasks]
+            return [Place(task, True) for task in tasks]
+        fresh = {task.id for task in new}
+        known = [task.id for task in tasks if task.id not in fresh]
+        there = {task.id: task for task in await self._storage.get(known)}
+        return [Place(there.get(task.id, task), task.id not in there) for task in tasks]
+
+
+def _added(places: Sequence[Place]) -> Added:
+    return Added([place.task for place in places], [place.task for place in places if place.new])
 
 
 def _by_queue(tasks: Iterable[Task[Any]]) -> dict[str, list[Task[Any]]]:

@@ -67,12 +67,12 @@ class Intake:
         async with asyncio.timeout(wait + CALL_LIMIT):
             records = await parts.queue.claim(queue_id, limit, lease=parts.keeper.lease, wait=wait)
         deliveries = [record for record in records if isinstance(record, Delivery)]
-        if len(deliveries) < len(records):
-            await self._set_aside([r for r in records if isinstance(r, UnreadableRecord)])
         claim = Claim(queue_id, deliveries, parts.keeper.trust(since), parts.settle)
         if deliveries:
             parts.keeper.hold(claim, since)
             await self._feed(claim, deliveries)
+        if len(deliveries) < len(records):
+            await self._set_aside([r for r in records if isinstance(r, UnreadableRecord)])
         return claim
 
     async def _feed(self, claim: Claim, deliveries: list[Delivery]) -> None:

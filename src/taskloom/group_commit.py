@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 from typing import Generic, NamedTuple, TypeVar
 
 from taskloom.errors import UnavailableError
@@ -40,6 +41,8 @@ class GroupCommit(Generic[T, R]):
         self._limit = limit
         self._waiting: deque[_Submission[T, R]] = deque()
         self._driver: asyncio.Task[None] | None = None
+        # Not the context of whoever hands something in: a write is nobody's in particular.
+        self._context = copy_context()
 
     @property
     def busy(self) -> bool:
@@ -66,7 +69,9 @@ class GroupCommit(Generic[T, R]):
     def _submit(self, submission: _Submission[T, R]) -> None:
         self._waiting.append(submission)
         if self._driver is None:
-            self._driver = asyncio.create_task(self._drive(), name="taskloom-group-commit")
+            self._driver = asyncio.create_task(
+                self._drive(), name="taskloom-group-commit", context=self._context.copy()
+            )
 
     async def _drive(self) -> None:
         try:

@@ -145,9 +145,10 @@ class TaskHandler:
         return kept
 
     async def _add_admitted(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
-        kept = await self._adder.add(tasks)
-        await self._reporter.scheduled(kept, self._executor_of)
-        return kept
+        async with self._reporter.announcing(tasks, self._executor_of) as announce:
+            added = await self._adder.add(tasks)
+            announce(added.new)
+        return added.kept
 
     # Working
 
@@ -243,6 +244,7 @@ class TaskHandler:
         return [task.id for task in again if task.id not in not_done]
 
     async def __aenter__(self) -> Self:
+        self._worker.open()
         return self
 
     async def __aexit__(

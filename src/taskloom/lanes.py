@@ -99,13 +99,9 @@ class BatchLane(Lane):
         own = self._tasks[me]
         while self.waiting and not me.cancelling():
             jobs = self._take()
-            own.extend(jobs)
-            outcomes = await self._run(jobs, me) if jobs else []
-            own.clear()
-            if me in self._tasks:
-                self.finished += len(jobs)
-                for (_, holder), outcome in zip(jobs, outcomes, strict=True):
-                    holder.ended(outcome)
+            if jobs:
+                own.extend(jobs)
+                await self._run(jobs, me)
             await asyncio.sleep(0)
 
     def _take(self) -> list[Job]:
@@ -120,7 +116,7 @@ class BatchLane(Lane):
                 job[1].ended(refused)
         return jobs
 
-    async def _run(self, jobs: list[Job], me: asyncio.Task[None]) -> list[Outcome]:
+    async def _run(self, jobs: list[Job], me: asyncio.Task[None]) -> None:
         started, observer = self._now(), self._settings.observer
         attempts = [Attempt(delivery, self._settings.run, started) for delivery, _ in jobs]
         tasks = self._fitting(attempts)
@@ -136,9 +132,17 @@ class BatchLane(Lane):
         except BaseException as raised:
             error = raised
         outcomes = self._outcomes(call, error, self._stopping.get(me))
+        self._hand_over(jobs, outcomes, me)
         if tasks and observer.wants_batches:
             await observer.batch_completed(outcomes, self.executor, started)
-        return outcomes
+
+    def _hand_over(self, jobs: list[Job], outcomes: list[Outcome], me: asyncio.Task[None]) -> None:
+        if me not in self._tasks:
+            return  # it was abandoned, and someone else has spoken
+        self._tasks[me].clear()
+        self.finished += len(jobs)
+        for (_, holder), outcome in zip(jobs, outcomes, strict=True):
+            holder.ended(outcome)
 
     def _fitting(self, attempts: list[Attempt]) -> list[Task[Any]]:
         """The tasks to call with; one whose payload does not fit fails alone."""

@@ -68,6 +68,10 @@ class Listeners:
                 label = f"{type(provider).__name__}.{name}"
                 callbacks.append(_Callback(label, method, mailbox, self._complaints))
 
+    def open(self) -> None:
+        """Take events (again)."""
+        self._open = True
+
     def wants(self, name: str) -> bool:
         """Whether anyone is told of `name`: ask before building an event. Unknown: KeyError."""
         return bool(self._callbacks[name])

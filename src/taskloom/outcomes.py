@@ -95,7 +95,7 @@ class Ending(Struct, frozen=True, eq=False, gc=False):
     """Terminal; or SCHEDULED / QUEUED, when `next` says how the task goes on."""
     result: Any = UNSET
     stats: dict[str, Any] | None = None
-    """All of `execution_stats` as it is now; None: as it was."""
+    """All of `execution_stats` as it is now; None: as the record has it."""
     next: Task[Any] | None = None
     children: tuple[Task[Any], ...] = ()
     """Tasks that exist exactly if this ending was accepted."""
@@ -108,7 +108,8 @@ class Settlement(Struct, frozen=True, eq=False):
       Otherwise the delivery belongs to a queue of its own: the stored row is written whatever its
       lease, made when it is not there and `next` or a terminal status asks for it, but never
       changed once it is terminal.
-    - `cancelled` ids end as CANCELLED if they are SCHEDULED or QUEUED.
+    - `cancelled` ids end as CANCELLED if they are SCHEDULED or QUEUED; `reason` is kept in their
+      `execution_stats` as `cancelled_reason`.
     - `revived` tasks go from a terminal status back to waiting, as they stand here.
     - `unqueued` ids go from QUEUED back to SCHEDULED: the queue did not take them.
     - `added` tasks are new; an id that is known is left as it is.

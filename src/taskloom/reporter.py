@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET
@@ -32,7 +34,9 @@ from taskloom.retry import max_retries
 from taskloom.settlement import Verdict
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["Reporter"]
+__all__ = ["ExecutorOf", "Reporter"]
+
+ExecutorOf: TypeAlias = Callable[[Task[Any]], Executor | None]
 
 
 class Reporter:
@@ -53,18 +57,45 @@ class Reporter:
             for name in ("on_task_completed", "on_task_failed", "on_task_exhausted")
         )
         self._wants_scheduled = listeners.wants("on_task_scheduled")
+        self._unannounced: dict[str, asyncio.Event] = {}
         self._worker_id = worker_id
         self._payload = config.lifecycle.include_payload
         self._clock = config.clock
 
-    async def scheduled(self, tasks: Iterable[Task[Any]], executor_of: Any) -> None:
-        """Tasks were accepted. `executor_of(task)` gives their executor or None."""
-        if self._wants_scheduled:
-            for task in tasks:
+    @asynccontextmanager
+    async def announcing(
+        self, tasks: Iterable[Task[Any]], executor_of: ExecutorOf
+    ) -> AsyncIterator[Callable[[Iterable[Task[Any]]], None]]:
+        """Around adding `tasks`: call what it gives with those that were accepted.
+
+        They are told as scheduled at the end. Whatever else happens to them meanwhile, on a worker
+        of this process that was quicker, is told after that.
+        """
+        accepted: list[Task[Any]] = []
+        if not self._wants_scheduled:
+            yield accepted.extend
+            return
+        announced = asyncio.Event()
+        ids = [task.id for task in tasks]
+        self._unannounced.update(dict.fromkeys(ids, announced))
+        try:
+            yield accepted.extend
+            for task in accepted:
                 fields = self._context(task, executor_of(task), worker=False)
                 await self.listeners.emit("on_task_scheduled", TaskScheduled(**fields))
+        finally:
+            for id in ids:
+                self._unannounced.pop(id, None)
+            announced.set()
 
-    async def cancelled(self, tasks: Iterable[Task[Any]], reason: str, executor_of: Any) -> None:
+    async def _after_announcement(self, tasks: Iterable[Task[Any]]) -> None:
+        for task in tasks:
+            if self._unannounced and (announced := self._unannounced.get(task.id)) is not None:
+                await announced.wait()
+
+    async def cancelled(
+        self, tasks: Iterable[Task[Any]], reason: str, executor_of: ExecutorOf
+    ) -> None:
         """Waiting tasks were cancelled."""
         for task in tasks:
             fields = self._context(task, executor_of(task), worker=False)
@@ -73,6 +104,7 @@ class Reporter:
 
     async def task_started(self, attempt: Attempt, executor: Executor) -> None:
         """A single or parallel executor is about to be called."""
+        await self._after_announcement((attempt.task,))
         now = self._clock.now()
         event = TaskStarted(
             **self._context(attempt.task, executor),
@@ -83,6 +115,7 @@ class Reporter:
 
     async def batch_started(self, tasks: Sequence[Task[Any]], executor: Executor) -> None:
         """A multi executor is about to be called."""
+        await self._after_announcement(tasks)
         event = TaskBatchStarted(**self._batch(tasks, executor), started_at=self._clock.now())
         await self.listeners.emit("on_task_batch_started", event)
 
@@ -105,6 +138,7 @@ class Reporter:
     async def ended(self, verdict: Verdict, executor: Executor | None) -> None:
         """An outcome was settled."""
         outcome = verdict.outcome
+        await self._after_announcement((outcome.delivery.task,))
         fields = self._context(outcome.delivery.task, executor) | self._timing(outcome)
         if outcome.word is Word.SUCCESS:
             result = UNSET if outcome.result is UNSET else msgspec.json.decode(outcome.result)

@@ -86,9 +86,9 @@ def decide(outcome: Outcome, executor: Executor | None, around: Circumstances) -
             return _rescheduled(outcome, around)
         case Word.IGNORED:
             stats = {"ignored_reason": "unknown_executor", "ignored_at": _text(around.now)}
-            return _ended(outcome, TaskStatus.IGNORED, stats)
+            return _ended(outcome, around, TaskStatus.IGNORED, stats)
         case Word.EXPIRED:
-            return _ended(outcome, TaskStatus.EXPIRED, {})
+            return _ended(outcome, around, TaskStatus.EXPIRED, {})
         case Word.POISON:
             return _poison(outcome, around)
         case Word.RELEASED | Word.LOST:
@@ -101,7 +101,7 @@ def _succeeded(outcome: Outcome, around: Circumstances) -> Verdict:
         return Verdict(outcome, status)
     # The stats stay as they are unless there is something to note: nothing to encode or write.
     stats = None if outcome.notes is None else _stats(outcome, {})
-    ending = Ending(outcome.delivery, status, outcome.result, stats, None, outcome.children)
+    ending = Ending(outcome.delivery, status, outcome.result, stats, None, _with(outcome, around))
     return Verdict(outcome, status, ending)
 
 
@@ -125,7 +125,7 @@ def _failed(outcome: Outcome, executor: Executor | None, around: Circumstances) 
     if not (around.integrated or wanted or _stored(outcome)):
         return Verdict(outcome, TaskStatus.FAILED, discarded=True)
     news["failed_at"] = _text(around.now)
-    return _ended(outcome, TaskStatus.FAILED, news)
+    return _ended(outcome, around, TaskStatus.FAILED, news)
 
 
 def _rescheduled(outcome: Outcome, around: Circumstances) -> Verdict:
@@ -138,7 +138,7 @@ def _goes_on(
     outcome: Outcome, task: Task[Any], around: Circumstances, *, keep: bool, will_retry: bool
 ) -> Verdict:
     """The task runs again as `task`: where time is kept, and stored if it is or should be."""
-    delivery, children = outcome.delivery, outcome.children
+    delivery, children = outcome.delivery, _with(outcome, around)
     waits_in_queue = around.can_delay and task.execute_at - around.now <= around.horizon
     if around.integrated or not waits_in_queue:
         status, back = TaskStatus.SCHEDULED, None
@@ -156,12 +156,19 @@ def _poison(outcome: Outcome, around: Circumstances) -> Verdict:
     deliveries = outcome.delivery.delivery_count
     message = f"delivered {deliveries} times without an outcome: it may kill its worker"
     stats = {"poison": deliveries, "last_error": message, "failed_at": _text(around.now)}
-    return _ended(outcome, TaskStatus.FAILED, stats)
+    return _ended(outcome, around, TaskStatus.FAILED, stats)
 
 
-def _ended(outcome: Outcome, status: TaskStatus, news: dict[str, Any]) -> Verdict:
+def _ended(
+    outcome: Outcome, around: Circumstances, status: TaskStatus, news: dict[str, Any]
+) -> Verdict:
     ending = Ending(outcome.delivery, status, UNSET, _stats(outcome, news), None, outcome.children)
     return Verdict(outcome, status, ending)
+
+
+def _with(outcome: Outcome, around: Circumstances) -> tuple[Task[Any], ...]:
+    """The children that are written with the ending; beside a separate queue they are added."""
+    return outcome.children if around.integrated else ()
 
 
 def _stored(outcome: Outcome) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -53,6 +54,11 @@ class SettlerParts(Struct, frozen=True):
     executor_of: Callable[[Task[Any]], Executor | None]
     add_children: Callable[[Sequence[Task[Any]]], Awaitable[Any]]
     """Adds children where queue and storage are two things; safe to repeat."""
+    announcing: Callable[
+        [Sequence[Task[Any]], Callable[[Task[Any]], Executor | None]],
+        AbstractAsyncContextManager[Callable[[Sequence[Task[Any]]], None]],
+    ]
+    """Around adding them where they are one: tells that they are scheduled, before they start."""
     report: Callable[[Sequence[Verdict], Sequence[Verdict]], Awaitable[None]]
     """Hears of verdicts that were carried out, and of those that were fenced."""
     on_settled: Callable[[], None]
@@ -143,13 +149,26 @@ class Settler:
         await self._release(verdicts)
         kept = [verdict for verdict in verdicts if not verdict.released]
         if self._integrated:
-            return await self._store(kept, fenced=True)
+            return await self._settle_whole(kept)
         fenced = await self._no_longer_ours(kept, group)
         kept = [v for v in kept if v.outcome.delivery.task.id not in fenced]
         await self._store(kept, fenced=False)
         if children := [child for v in kept for child in v.outcome.children]:
             await self._parts.add_children(children)
         return fenced | await self._give_up(kept)
+
+    async def _settle_whole(self, verdicts: list[Verdict]) -> set[str]:
+        """One transaction for all of it: children and acknowledgement are in the same write."""
+        parents = [verdict.outcome for verdict in verdicts if verdict.outcome.children]
+        if not parents:
+            return await self._store(verdicts, fenced=True)
+        children = [child for outcome in parents for child in outcome.children]
+        async with self._parts.announcing(children, self._parts.executor_of) as announce:
+            lost = await self._store(verdicts, fenced=True)
+            for outcome in parents:
+                if outcome.delivery.task.id not in lost:
+                    announce(outcome.children)
+        return lost
 
     async def _store(self, verdicts: list[Verdict], *, fenced: bool) -> set[str]:
         endings = tuple(v.ending for v in verdicts if v.ending is not None)

@@ -84,6 +84,7 @@ class Worker:
                 horizon=timedelta(seconds=seconds(config.storage_horizon, "storage_horizon")),
                 executor_of=parts.executor_of,
                 add_children=parts.add_children,
+                announcing=parts.reporter.announcing,
                 report=self._report,
                 on_settled=self._on_settled,
             )
@@ -103,7 +104,8 @@ class Worker:
         self._intake = Intake(self._consuming)
         self._consumers: dict[str, Consumer] = {}
         self._progress = asyncio.Event()
-        self._serving: dict[asyncio.Task[Any], asyncio.Event] = {}
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._closing = asyncio.Event()
         self._inline = asyncio.Lock()
         self._keeping: asyncio.Task[None] | None = None
         self._lease_users = 0
@@ -115,7 +117,7 @@ class Worker:
         """Consume `queues` until `stop`, then shut down in order; cancelled: without grace."""
         me = asyncio.current_task()
         assert me is not None
-        self._serving[me] = stop
+        self._serving.add(me)
         watchdog = LoopWatchdog()
         watchdog.start()
         hurry, reason = asyncio.Event(), "error"
@@ -123,7 +125,7 @@ class Worker:
         try:
             await self._pulse.started(queues)
             tasks = self._start(queues, upkeep=upkeep)
-            await _until(stop, tasks)
+            await _until((stop, self._closing), tasks)
             reason = "stopped"
         except asyncio.CancelledError:
             hurry.set()
@@ -132,7 +134,7 @@ class Worker:
         finally:
             await _to_the_end(self._shut_down(queues, tasks, hurry, reason), hurry)
             watchdog.stop()
-            del self._serving[me]
+            self._serving.discard(me)
 
     def _start(self, queues: list[str], *, upkeep: bool) -> list[asyncio.Task[None]]:
         tasks = self._start_consumers(queues)
@@ -184,12 +186,16 @@ class Worker:
             self._consumers.pop(queue_id, None)
         self._leave_leases()
 
+    def open(self) -> None:
+        """Be ready (again)."""
+        self._closing.clear()
+        self._parts.listeners.open()
+
     async def close(self) -> None:
         """Stop what serves and wait for it; settle; deliver events. Safe to repeat."""
-        for stop in self._serving.values():
-            stop.set()
+        self._closing.set()
         if self._serving:
-            await asyncio.wait(list(self._serving))
+            await asyncio.wait(self._serving)
         await within(self._settler.join(), SETTLE_LIMIT)
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
@@ -200,7 +206,7 @@ class Worker:
         """Run something endless until `stop`."""
         task = asyncio.create_task(work)
         try:
-            await _until(stop, [task])
+            await _until((stop, self._closing), [task])
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -335,16 +341,17 @@ class Worker:
             self._keeping = None
 
 
-async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Wait for `stop`; raise what one of the endless `tasks` raised, should one end."""
-    stopping = asyncio.create_task(stop.wait())
+async def _until(events: Iterable[asyncio.Event], tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait for one of `events`; raise what one of the endless `tasks` raised, should one end."""
+    stopping = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             if task.done():
                 task.result()
     finally:
-        stopping.cancel()
+        for waiting in stopping:
+            waiting.cancel()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, Any], hurry: asyncio.Event) -> None:

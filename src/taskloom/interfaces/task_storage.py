@@ -43,7 +43,8 @@ class TaskStorage(ABC):
         """Due `scheduled` tasks (of one queue, or of any), each to one caller only, in due order.
 
         They become `processing` under a lease of `lease` seconds; the receipt is the lease's epoch.
-        A task whose lease ran out is due again. `now` replaces the engine's time, for tests.
+        A task whose lease ran out is due again, at the place it had. `now` replaces the engine's
+        time, for tests.
         """
 
     @abstractmethod

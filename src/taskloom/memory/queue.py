@@ -116,7 +116,7 @@ class InMemoryQueue(MessageQueue):
     ) -> tuple[list[tuple[Channel, dict[str, Item]]], list[Delivery]]:
         """What is still ours, by channel and id, and what is not."""
         queues = {delivery.receipt[0] for delivery in deliveries}
-        by_queue = {queue_id: deliveries for queue_id in queues}
+        by_queue = dict.fromkeys(queues, deliveries)
         if len(queues) > 1:
             by_queue = {id: [each for each in deliveries if each.receipt[0] == id] for id in queues}
         held, lost = [], []

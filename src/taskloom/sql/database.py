@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import URL, Connection, Engine
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.errors import ConfigurationError, StorageUnavailableError
@@ -23,6 +24,7 @@ from taskloom.sql.sqlite import (
     connect,
     file_of,
     make_engine,
+    parse_url,
     refuse_bad_place,
 )
 from taskloom.sql.wakeups import Wakeups
@@ -48,13 +50,14 @@ class SqlDatabase:
     """
 
     def __init__(
-        self, engine: Engine, *, synchronous: str = "normal", clock: Clock = SYSTEM_CLOCK
+        self, source: Engine | URL, *, synchronous: str = "normal", clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        refuse_foreign(engine.dialect.name)
-        self.engine = engine
+        url = source if isinstance(source, URL) else source.url
+        refuse_foreign(url.get_backend_name())
         self.clock = clock
-        self.file = file_of(engine)
-        self.place = engine.url.render_as_string(hide_password=True)
+        self.place = url.render_as_string(hide_password=True)
+        self._url = url
+        self._engine = source if isinstance(source, Engine) else None
         self.wakeups = Wakeups(self._mark)
         self._synchronous = synchronous
         self._holders: set[int] = set()
@@ -69,8 +72,8 @@ class SqlDatabase:
     @classmethod
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:
         """A database by its URL: `sqlite:///file`, `sqlite://` in memory, `?synchronous=full`."""
-        engine, synchronous = make_engine(url)
-        return cls(engine, synchronous=synchronous, clock=clock)
+        source, synchronous = parse_url(url)
+        return cls(source, synchronous=synchronous, clock=clock)
 
     def __repr__(self) -> str:
         return f"SqlDatabase({self.place!r})"
@@ -121,28 +124,31 @@ class SqlDatabase:
         await self.close()
 
     async def _connect(self) -> None:
-        duty = None if self.file is None else CheckpointDuty(self.file)
+        engine, file = await asyncio.to_thread(self._locate)
+        duty = None if file is None else CheckpointDuty(file)
         self._writer = Lane(
             self.place,
-            self._connect_writer,
+            lambda: connect(engine, self._synchronous, reading=False),
             begin="BEGIN IMMEDIATE",
             prepare=None if duty is None else duty.take_over,
         )
         await self._writer.open(create_tables)
         self._reader = self._writer
-        if self.file is not None and duty is not None:
+        if file is not None:
             self._duty = duty
-            self._wal = await asyncio.to_thread(WalMark, self.file)
-            self._reader = Lane(self.place, self._connect_reader, begin="BEGIN")
+            self._wal = await asyncio.to_thread(WalMark, file)
+            self._reader = Lane(
+                self.place,
+                lambda: connect(engine, self._synchronous, reading=True),
+                begin="BEGIN",
+            )
             await self._reader.open(lambda conn: None)
             self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._check_wal)
 
-    def _connect_writer(self) -> Connection:
-        refuse_bad_place(self.file)
-        return connect(self.engine, self._synchronous, reading=False)
-
-    def _connect_reader(self) -> Connection:
-        return connect(self.engine, self._synchronous, reading=True)
+    def _locate(self) -> tuple[Engine, Path | None]:
+        file = file_of(self._url)
+        refuse_bad_place(file)
+        return self._engine or make_engine(self._url), file
 
     async def _disconnect(self) -> None:
         if self._timer is not None:
@@ -155,7 +161,7 @@ class SqlDatabase:
         if self._wal is not None:
             self._wal.close()
         if self._duty is not None:
-            self._duty.give_up()
+            await asyncio.to_thread(self._duty.give_up)
         self._reader = self._writer = self._wal = self._duty = self._timer = None
 
     # Running

@@ -32,6 +32,9 @@ def search(
     query = select(*TASK_COLUMNS).order_by(_c.created_at.desc(), _c.id.desc()).limit(limit)
     if status is not None:
         query = query.where(_c.status == constant(status))
+    if status is TaskStatus.PROCESSING:  # few: found among what is alive, not in all of history
+        alive = select(_c.seq).where(_c.due_at.is_not(None), _c.status == constant(status))
+        query = query.where(_c.seq.in_(alive))
     if queue_id is not None:
         query = query.where(_c.queue_id == queue_id)
     if type is not None:

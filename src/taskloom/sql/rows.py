@@ -20,8 +20,9 @@ from taskloom.task import Task, TaskStatus
 __all__ = [
     "SOURCE",
     "TASK_COLUMNS",
+    "NotATaskError",
     "TaskRow",
-    "decode_body",
+    "decode_task",
     "full_row",
     "full_rows",
     "micros",
@@ -49,8 +50,21 @@ SOURCE = Source(
     epoch=BigInteger(),
 )
 
-decode_body = msgspec.json.Decoder(Task[Any]).decode
-"""A body as a new task that nobody else holds; `msgspec.DecodeError` when it is none."""
+_decode_body = msgspec.json.Decoder(Task[Any]).decode
+
+NotATaskError = (msgspec.DecodeError, ValueError, RecursionError)
+"""What `decode_task` raises."""
+
+
+def decode_task(body: bytes, id: str) -> Task[Any]:
+    """The task in the body of row `id`: a new value that nobody else holds.
+
+    Raises one of `NotATaskError` when there is none, or another one than the row is about.
+    """
+    task = _decode_body(body)
+    if task.id != id:
+        raise ValueError(f"the record of {id} says that its id is {task.id}")
+    return task
 
 
 def micros(at: datetime) -> int:
@@ -132,11 +146,11 @@ def read_task(row: Row[Any]) -> Task[Any]:
     `execution_stats["unreadable"]` giving the reason.
     """
     try:
-        task = decode_body(row.body)
+        task = decode_task(row.body, _text(row.id))
         if row.stats is not None:
             force_setattr(task, "execution_stats", decode(row.stats))
         force_setattr(task, "execution_result", _result(row, task))
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except NotATaskError as error:
         task = _stand_in(row, "set aside" if row.body == b"" else str(error))
     # Straight into a value that nobody else has seen: a copy would cost as much as decoding it.
     force_setattr(task, "status", _STATUSES.get(row.status, TaskStatus.FAILED))

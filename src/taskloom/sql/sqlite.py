@@ -26,6 +26,7 @@ __all__ = [
     "connect",
     "file_of",
     "make_engine",
+    "parse_url",
     "refuse_bad_place",
     "until_free",
 ]
@@ -39,11 +40,11 @@ _PAGES_BETWEEN_CHECKPOINTS = 1_000
 T = TypeVar("T")
 
 
-def make_engine(url: str) -> tuple[Engine, str]:
-    """An engine for a URL, and how far a commit goes: "normal" or "full" (`?synchronous=full`).
+def parse_url(url: str) -> tuple[URL, str]:
+    """The URL for SQLAlchemy, and how far a commit goes: "normal" or "full" (`?synchronous=full`).
 
     normal: a commit survives the process, and a power cut loses at most the last ones; full: it
-    survives a power cut too.
+    survives a power cut too. Raises `ConfigurationError`; touches no file.
     """
     try:
         parsed = make_url(url)
@@ -52,25 +53,23 @@ def make_engine(url: str) -> tuple[Engine, str]:
     refuse_foreign(parsed.get_backend_name())
     if parsed.get_driver_name() not in ("pysqlite", ""):
         raise ConfigurationError(f"{parsed.drivername}: use sqlite:// without a driver")
-    level = _synchronous(parsed)
-    options = {"timeout": BUSY_TIMEOUT}
-    plain = parsed.difference_update_query(["synchronous"])
-    return create_engine(plain, poolclass=NullPool, connect_args=options), level
-
-
-def _synchronous(url: URL) -> str:
-    level = url.query.get("synchronous", "normal")
+    level = parsed.query.get("synchronous", "normal")
     if level not in ("normal", "full"):
         raise ConfigurationError(f"synchronous must be normal or full, not {level!r}")
-    return str(level)
+    return parsed.difference_update_query(["synchronous"]), str(level)
 
 
-def file_of(engine: Engine) -> Path | None:
-    """The database's file; None in memory."""
-    name = engine.url.database
-    if not name or name == ":memory:" or "mode=memory" in str(engine.url) or ":memory:" in name:
+def make_engine(url: URL) -> Engine:
+    """An engine that keeps no connections of its own. Blocks: it asks for the current directory."""
+    return create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT})
+
+
+def file_of(url: URL) -> Path | None:
+    """The database's file, links followed as SQLite does; None in memory. Blocks."""
+    name = url.database
+    if not name or ":memory:" in name or "mode=memory" in str(url):
         return None
-    return Path(name.removeprefix("file:")).absolute()
+    return Path(name.removeprefix("file:")).resolve()
 
 
 def refuse_bad_place(file: Path | None) -> None:
@@ -116,7 +115,12 @@ def connect(engine: Engine, synchronous: str, *, reading: bool) -> Connection:
         driver = raw(conn)
         driver.isolation_level = None
         driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
-        until_free(lambda: driver.execute("PRAGMA journal_mode = WAL").fetchall())
+        [(mode,)] = until_free(lambda: driver.execute("PRAGMA journal_mode = WAL").fetchall())
+        if mode not in ("wal", "memory"):
+            raise ConfigurationError(
+                f"{engine.url.database}: SQLite cannot keep a write-ahead log there "
+                f"(it stays in mode {mode}). Use a file on a local disk"
+            )
         driver.execute(f"PRAGMA synchronous = {synchronous}")
         driver.execute("PRAGMA cache_size = -32000")
         driver.execute("PRAGMA temp_store = MEMORY")

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Self
 
-import msgspec
 from msgspec.structs import force_setattr, replace
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
@@ -19,7 +18,15 @@ from taskloom.sql.archive import SqlArchive
 from taskloom.sql.claims import Claimed, Key
 from taskloom.sql.database import SqlDatabase
 from taskloom.sql.records import RowLease
-from taskloom.sql.rows import TaskRow, decode_body, full_row, full_rows, micros, read_task
+from taskloom.sql.rows import (
+    NotATaskError,
+    TaskRow,
+    decode_task,
+    full_row,
+    full_rows,
+    micros,
+    read_task,
+)
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["SqlStorage", "keys_of"]
@@ -208,10 +215,8 @@ def _children(plan: Settlement) -> int:
 def _record(row: Claimed, at: datetime) -> Delivery | UnreadableRecord:
     _, _, id, queue_id, epoch, deliveries, body = row
     try:
-        task = decode_body(body)
-        if task.id != id:
-            raise ValueError(f"it says that its id is {task.id}")
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        task = decode_task(body, id)
+    except NotATaskError as error:
         lease = RowLease(id, epoch)
         return UnreadableRecord(body, str(error), lease, deliveries, queue_id)
     # Straight into a value that nobody else has seen: a copy would cost as much as decoding it.

@@ -1,0 +1,5 @@
+"""`taskloom demo`: a folder indexed by tasks, on real files, with two worker processes."""
+
+from taskloom.cli.demo.command import command
+
+__all__ = ["command"]

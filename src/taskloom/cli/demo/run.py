@@ -1,0 +1,189 @@
+"""One run of the demo: add what is missing, let workers work, show what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from asyncio.subprocess import Process
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from taskloom.app import Loom
+from taskloom.cli.demo.places import DATABASE_VARIABLE, FILES, ROWS, Places
+from taskloom.cli.demo.scan import file_tasks, find_files, make_samples
+from taskloom.cli.demo.summary import show_summary
+from taskloom.cli.demo.watching import Tally, read_tally, watch
+from taskloom.cli.errors import UserError
+from taskloom.cli.stopping import Stops
+from taskloom.cli.supervisor import start_worker, worker_command
+from taskloom.cli.words import count, print_line
+from taskloom.interfaces import TaskArchive
+from taskloom.task import Task
+
+__all__ = ["Demo"]
+
+_CHUNK = 1_000
+_INTERRUPTED = 130
+
+
+class Demo:
+    """Indexes `folder` into `places` with worker processes; prints to `console`."""
+
+    def __init__(
+        self, folder: Path, places: Places, workers: int, console: Console, *, samples: bool
+    ) -> None:
+        self._folder = folder
+        self._places = places
+        self._workers = workers
+        self._console = console
+        self._samples = samples
+        self._loom = Loom(places.url)
+
+    async def run(self, stops: Stops, *, fresh: bool) -> int:
+        """The exit code: 0 when all was done, 130 when it was interrupted."""
+        if self._places.database.exists():
+            await self._refuse_foreign(fresh=fresh)
+        if fresh:
+            self._forget()
+        async with self._loom:
+            tasks = await self._add()
+            archive = self._loom.handler.storage
+            assert isinstance(archive, TaskArchive), "SQL keeps what it did"
+            before = await read_tally(archive)
+            if before.done:
+                done = f"{before.done:,} of {before.files:,} files were done before."
+                print_line(self._console, done)
+            started = time.monotonic()
+            tally = before if before.complete else await self._work(archive, stops)
+            if stops.asked.is_set():
+                return self._say_interrupted(tally)
+            kept = await self._kept(tasks)
+            seconds = time.monotonic() - started
+            done_now = tally.done - before.done
+            show_summary(kept, self._places, seconds, done_now, self._console)
+            return 0
+
+    async def _refuse_foreign(self, *, fresh: bool) -> None:
+        """`UserError` for a database of someone else, of another folder, or in use."""
+        async with self._loom:
+            archive = self._loom.handler.storage
+            assert isinstance(archive, TaskArchive), "SQL keeps what it did"
+            others = {queue for queue, _ in await archive.counts()} - {FILES, ROWS}
+            if others:
+                raise UserError(
+                    f"{self._places.database} holds tasks that are not the demo's.",
+                    "Name another file with --database.",
+                )
+            if fresh and await archive.workers():
+                raise UserError(
+                    "workers of an earlier demo are still alive.",
+                    "Stop them, or try again in 15 s if they were killed.",
+                )
+            known = await archive.search(type="index_file", limit=1)
+        if known and not fresh and known[0].payload["folder"] != str(self._folder):
+            raise UserError(
+                f"{self._places.database} holds the index of {known[0].payload['folder']}.",
+                "Add --fresh to start over, or name another file with --database.",
+            )
+
+    def _forget(self) -> None:
+        for file in self._places.leftovers():
+            file.unlink()
+        shutil.rmtree(self._places.samples, ignore_errors=True)
+
+    async def _add(self) -> list[Task[Any]]:
+        paths = await asyncio.to_thread(find_files, self._folder, self._places)
+        if self._samples:
+            paths += make_samples(self._places)
+        tasks = file_tasks(self._folder, paths)
+        if not tasks:
+            raise UserError(f"{self._folder} holds no files.", "Name another folder.")
+        for start in range(0, len(tasks), _CHUNK):
+            await self._loom.add_tasks(tasks[start : start + _CHUNK])
+        where = f"{count(len(tasks), 'file')} in {self._folder}, one task each"
+        print_line(self._console, f"{where}, {count(self._workers, 'worker process', 'workers')}.")
+        return tasks
+
+    async def _work(self, archive: TaskArchive, stops: Stops) -> Tally:
+        """Until all is done, or a signal; the workers have ended then."""
+        with self._log() as log:
+            process = await self._start(log)
+            stop = asyncio.Event()
+            ends = [
+                asyncio.create_task(_then(process.wait(), stop)),
+                asyncio.create_task(_then(stops.asked.wait(), stop)),
+            ]
+            try:
+                tally = await watch(archive, stop, self._console)
+            finally:
+                for end in ends:
+                    end.cancel()
+                await self._end(process, stops)
+        if not tally.complete and not stops.asked.is_set():
+            raise UserError(
+                f"the workers ended with exit code {process.returncode}: {self._last_words()}",
+                f"What they said is in {self._places.log}",
+            )
+        return tally
+
+    @contextmanager
+    def _log(self) -> Iterator[int]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        log = os.open(self._places.log, flags, 0o644)
+        try:
+            yield log
+        finally:
+            os.close(log)
+
+    async def _start(self, log: int) -> Process:
+        # The workers are the ordinary command; they learn from the environment which database.
+        os.environ[DATABASE_VARIABLE] = str(self._places.database.absolute())
+        os.environ["PYTHONWARNINGS"] = "ignore::SyntaxWarning"  # of the files they read
+        options = ["--processes", str(self._workers)]
+        return await start_worker(worker_command("taskloom.cli.demo.tasks:loom", options), log)
+
+    async def _end(self, process: Process, stops: Stops) -> None:
+        """Ask the workers to stop; insist when the user does."""
+        if process.returncode is not None:
+            return
+        if stops.asked.is_set():
+            print_line(self._console, "Stopping: what runs is finished. Ctrl-C again: now.")
+        process.send_signal(signal.SIGTERM)
+        insisting = asyncio.create_task(_insist(process, stops))
+        try:
+            await process.wait()
+        finally:
+            insisting.cancel()
+
+    def _last_words(self) -> str:
+        lines = self._places.log.read_text(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "they said nothing")
+
+    def _say_interrupted(self, tally: Tally) -> int:
+        said = f"Interrupted: {tally.done:,} of {tally.files:,} files are done. "
+        print_line(self._console, said, ("Run it again to go on from there.", "bold"))
+        return _INTERRUPTED
+
+    async def _kept(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
+        """The tasks of this folder as the storage has them now."""
+        kept: list[Task[Any]] = []
+        for start in range(0, len(tasks), _CHUNK):
+            kept += await self._loom.get_tasks([task.id for task in tasks[start : start + _CHUNK]])
+        return kept
+
+
+async def _then(wait: Any, stop: asyncio.Event) -> None:
+    await wait
+    stop.set()
+
+
+async def _insist(process: Process, stops: Stops) -> None:
+    await stops.insisted.wait()
+    process.send_signal(signal.SIGTERM)

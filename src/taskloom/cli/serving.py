@@ -1,0 +1,80 @@
+"""One worker in this process, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+
+from taskloom.app import Loom
+from taskloom.cli.stopping import Stops
+
+__all__ = ["lost_parent", "serve"]
+
+_PARENT_INTERVAL = 0.5
+
+
+def serve(
+    loom: Loom,
+    queues: Sequence[str],
+    stops: Stops,
+    ready: Callable[[], None],
+    *,
+    parent: int | None = None,
+) -> None:
+    """Run tasks of `queues` until `stops`, or until the process `parent` is gone.
+
+    `ready` is called when the Loom is open. Returns when everything is settled or given back, with
+    the process about to end, whatever hangs in it.
+    """
+    asyncio.run(_serve(loom, queues, stops, ready, parent))
+
+
+async def _serve(
+    loom: Loom,
+    queues: Sequence[str],
+    stops: Stops,
+    ready: Callable[[], None],
+    parent: int | None,
+) -> None:
+    stops.attach()
+    watching = asyncio.create_task(lost_parent(parent, stops.asked))
+    code = 1
+    try:
+        working = asyncio.create_task(_work(loom, queues, stops, ready))
+        await _unless_insisted(working, stops)
+        code = 0
+    finally:
+        # Before the loop is torn down: that waits for what ignores its cancellation.
+        stops.over(code)
+        watching.cancel()
+
+
+async def _work(loom: Loom, queues: Sequence[str], stops: Stops, ready: Callable[[], None]) -> None:
+    async with loom:
+        if not stops.asked.is_set():
+            ready()
+            await loom.run_worker(queues, stops.asked)
+
+
+async def _unless_insisted(working: asyncio.Task[None], stops: Stops) -> None:
+    """Wait for `working`; cancel it when the second signal comes, and wait for its end."""
+    insisting = asyncio.create_task(stops.insisted.wait())
+    await asyncio.wait([working, insisting], return_when=asyncio.FIRST_COMPLETED)
+    insisting.cancel()
+    if not working.done():
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        return
+    working.result()
+
+
+async def lost_parent(parent: int | None, stop: asyncio.Event) -> None:
+    """Set `stop` when `parent` is gone: a worker whose supervisor was killed stops by itself."""
+    if parent is None:
+        return
+    while os.getppid() == parent:  # noqa: ASYNC110 (nothing tells us; we have to look)
+        await asyncio.sleep(_PARENT_INTERVAL)
+    stop.set()

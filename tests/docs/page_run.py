@@ -1,0 +1,150 @@
+"""Runs the blocks of one page the way a reader would, in a directory of its own.
+
+- ```python runs in the page's namespace, in order; a bare `await` is allowed, on one event loop.
+- ```python title="app.py" is written to that file; the same title again is appended to it.
+- ```text title="Output" is what the Python block above it prints.
+- ```console: each line that starts with `$ ` is run. What is shown below it must come, in that
+  order; lines in between may be left out, and `…` stands for anything. `ID` in a command is the
+  first task id that was printed last. `^C` stops a command that does not end by itself, once all
+  that is shown above it has come.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import io
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pages import Block
+
+__all__ = ["PageRun"]
+
+LIMIT = 30.0
+"""Seconds a command may take."""
+
+_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+_STOPPED = "^C"
+
+
+class PageRun:
+    """What the blocks of a page share: a directory, a namespace, an event loop."""
+
+    def __init__(self, directory: Path, module: ModuleType, runner: asyncio.Runner) -> None:
+        self._directory = directory
+        self._module = module
+        self._runner = runner
+        self._printed = ""
+        self._last_id = ""
+
+    def run(self, block: Block) -> None:
+        """Run one block; an `AssertionError` says what is not as the page shows it."""
+        if block.language == "python" and block.title is not None:
+            with (self._directory / block.title).open("a") as file:
+                file.write(block.text)
+        elif block.language == "python":
+            self._run_python(block)
+        elif block.language == "console":
+            for command, shown in commands_of(block):
+                self._run_command(block, command, shown)
+        elif block.title == "Output":
+            missing = first_missing(block.text.splitlines(), self._printed.splitlines())
+            assert missing is None, f"{place(block)}: not printed: {missing}\n{self._printed}"
+
+    def _run_python(self, block: Block) -> None:
+        # Blank lines in front, so that a traceback names the line of the page.
+        source = "\n" * (block.line - 1) + block.text
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile(source, str(block.page), "exec", flags=flags, dont_inherit=True)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            if code.co_flags & inspect.CO_COROUTINE:
+                self._runner.run(_await(code, vars(self._module)))
+            else:
+                exec(code, vars(self._module))
+        self._printed = printed.getvalue()
+
+    def _run_command(self, block: Block, command: str, shown: list[str]) -> None:
+        command = re.sub(r"\bID\b", lambda _: self._last_id, command)
+        printed, exit_code = self._runner.run(self._execute(command, shown))
+        expected = [line for line in shown if line.strip() != _STOPPED]
+        missing = first_missing(expected, printed.splitlines())
+        report = f"{place(block)}: $ {command} (exit code {exit_code})"
+        assert missing is None, f"{report}: not printed: {missing}\n{printed}"
+        refused = any("Error:" in line for line in shown)
+        assert refused == (exit_code != 0), f"{report}\n{printed}"
+        if ids := _ID.findall(printed):
+            self._last_id = ids[0]
+
+    async def _execute(self, command: str, shown: list[str]) -> tuple[str, int]:
+        """All that a command prints, and its exit code."""
+        process = await asyncio.create_subprocess_shell(
+            f"exec {command}", stdout=PIPE, stderr=STDOUT, cwd=self._directory, env=_environment()
+        )
+        assert process.stdout is not None
+        stops = [line.strip() for line in shown].index(_STOPPED) if _is_stopped(shown) else None
+        lines: list[str] = []
+        try:
+            async with asyncio.timeout(LIMIT):
+                async for line in process.stdout:
+                    lines.append(line.decode().rstrip("\n"))
+                    if stops is not None and first_missing(shown[:stops], lines) is None:
+                        process.send_signal(signal.SIGINT)
+                        stops = None
+                return "\n".join(lines), await process.wait()
+        except TimeoutError:
+            return "\n".join([*lines, "(it did not end)"]), -1
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def _await(code: Any, namespace: dict[str, Any]) -> None:
+    await eval(code, namespace)
+
+
+def _is_stopped(shown: list[str]) -> bool:
+    return any(line.strip() == _STOPPED for line in shown)
+
+
+def _environment() -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("TASKLOOM")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**own, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "NO_COLOR": "1"}
+
+
+def commands_of(block: Block) -> list[tuple[str, list[str]]]:
+    """Each command of a console block with the lines that are shown below it."""
+    found: list[tuple[str, list[str]]] = []
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        elif line.strip():
+            assert found, f"{place(block)}: output before the first command"
+            found[-1][1].append(line)
+    return found
+
+
+def first_missing(shown: list[str], printed: list[str]) -> str | None:
+    """The first of the `shown` lines that does not come, in order, in what was printed."""
+    rest = iter([" ".join(line.split()) for line in printed])
+    for line in shown:
+        words = re.escape(" ".join(line.split())).replace("…", ".*")
+        if words and not any(re.fullmatch(words, candidate) for candidate in rest):
+            return line
+    return None
+
+
+def place(block: Block) -> str:
+    """Where a block stands."""
+    return f"{block.page.name}:{block.line}"

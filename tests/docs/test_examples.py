@@ -1,0 +1,74 @@
+"""Every example of the README and the documentation runs, and prints what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from page_run import PageRun, first_missing
+from pages import DOCS, PAGES, ROOT, Block, blocks_of, name_of
+
+_RUNNABLE = [page for page in PAGES if any(b.language for b in blocks_of(page))]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PageRun]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = ModuleType("a_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # annotations are looked up there
+    before = set(sys.modules)
+    with asyncio.Runner() as runner:
+        yield PageRun(tmp_path, module, runner)
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", _RUNNABLE, ids=name_of)
+def test_the_examples_of_a_page_run_in_order(page: Path, run: PageRun) -> None:
+    for block in blocks_of(page):
+        run.run(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    known = {"python", "console", "text", "yaml", "ini", "toml", "sh"}
+    assert {block.language for block in blocks_of(page)} <= known
+
+
+def test_the_first_page_shows_the_example_of_the_readme() -> None:
+    readme, index = blocks_of(ROOT / "README.md"), blocks_of(DOCS / "index.md")
+    assert readme[0].text == index[0].text
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "message"),
+    [
+        ("python", "assert 1 == 2", "1 == 2"),
+        ("console", "$ python -c 'raise SystemExit(3)'", "exit code 3"),
+        ("console", "$ echo one\ntwo", "not printed: two"),
+    ],
+)
+def test_an_example_that_is_wrong_is_noticed(
+    run: PageRun, language: str, text: str, message: str
+) -> None:
+    with pytest.raises(AssertionError) as caught:
+        run.run(Block(Path("page.md"), 1, language, None, text))
+    assert message in str(caught.value) or "assert 1 == 2" in text
+
+
+def test_output_that_is_not_printed_is_noticed(run: PageRun) -> None:
+    run.run(Block(Path("page.md"), 1, "python", None, "print('one')"))
+    with pytest.raises(AssertionError, match="not printed: two"):
+        run.run(Block(Path("page.md"), 3, "text", "Output", "two"))
+
+
+def test_shown_lines_come_in_order() -> None:
+    printed = ["a  1", "b 2", "c 3"]
+    assert first_missing(["a 1", "…3"], printed) is None
+    assert first_missing(["b 2", "a 1"], printed) == "a 1"
