@@ -162,7 +162,8 @@ def _poison(outcome: Outcome, around: Circumstances) -> Verdict:
 def _ended(
     outcome: Outcome, around: Circumstances, status: TaskStatus, news: dict[str, Any]
 ) -> Verdict:
-    ending = Ending(outcome.delivery, status, UNSET, _stats(outcome, news), None, outcome.children)
+    stats = _stats(outcome, news)
+    ending = Ending(outcome.delivery, status, UNSET, stats, None, _with(outcome, around))
     return Verdict(outcome, status, ending)
 
 

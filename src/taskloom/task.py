@@ -120,7 +120,12 @@ class Task(
     def __post_init__(self) -> None:
         # Also runs on every task read back from an engine: each line costs there, so the common
         # case of each check is one comparison.
-        if self.id is _LATER or self.created_at is _LATER:
+        if (
+            self.id is _LATER
+            or self.created_at is _LATER
+            or self.execute_at is _LATER
+            or self.updated_at is _LATER
+        ):
             _complete(self)
         if self.execute_at.tzinfo is not UTC:
             force_setattr(self, "execute_at", _utc(self.execute_at, "execute_at"))
@@ -140,9 +145,12 @@ def _complete(task: Task[Any]) -> None:
     if task.id is _LATER:
         force_setattr(task, "id", _make_id(task))
     now = datetime.now(UTC)
-    for field in ("created_at", "execute_at", "updated_at"):
-        if getattr(task, field) is UNSET:
-            force_setattr(task, field, now)
+    if task.created_at is _LATER:
+        force_setattr(task, "created_at", now)
+    if task.execute_at is _LATER:
+        force_setattr(task, "execute_at", now)
+    if task.updated_at is _LATER:
+        force_setattr(task, "updated_at", now)
 
 
 def _make_id(task: Task[Any]) -> str:
@@ -157,37 +165,53 @@ def _make_id(task: Task[Any]) -> str:
         raise InvalidTaskError(f"payload: JSON cannot hold it ({one_line(str(error))})") from None
 
 
-_TEXTS = ("task_group", "task_hash", "partition_key")
-_TIMES = ("execute_at", "expires_at", "created_at", "updated_at", "processing_started_at")
-
-
 def check_task(task: Task[Any]) -> None:
     """Everything about a task made by hand; raises `InvalidTaskError` naming the field."""
+    # Spelled out, not looped over: it runs twice for every task that is added.
     _check_name(task.type, "type")
     _check_name(task.queue_id, "queue_id")
     if task.id is not _LATER and task.id:  # an id emptied by hand is allowed
         _check_name(task.id, "id")
-    for field in _TEXTS:
-        value = getattr(task, field)
-        if value is not None:
-            _check_name(value, field)
-    for field in _TIMES:
-        value = getattr(task, field)
-        if value is not None and value is not UNSET and value.__class__ is not datetime:
-            raise InvalidTaskError(f"{field}: must be a datetime, not {type(value).__name__}")
-        if value is not None and value is not UNSET and value.tzinfo is None:
-            raise InvalidTaskError(
-                f"{field}: {value.isoformat()} has no time zone; use datetime.now(UTC)"
-            )
+    if task.task_group is not None:
+        _check_name(task.task_group, "task_group")
+    if task.task_hash is not None:
+        _check_name(task.task_hash, "task_hash")
+    if task.partition_key is not None:
+        _check_name(task.partition_key, "partition_key")
+    _check_times(task)
     _check_count(task.retries, "retries")
     _check_count(task.retry_count, "retry_count")
-    if task.retry_after is not None and task.retry_after.__class__ is not float:
-        try:
-            force_setattr(task, "retry_after", seconds(task.retry_after, "retry_after"))
-        except (TypeError, ValueError) as error:
-            raise InvalidTaskError(f"retry_after: {error}") from None
-    elif task.retry_after is not None and not 0 <= task.retry_after < float("inf"):
-        raise InvalidTaskError(f"retry_after: must be at least 0 seconds, not {task.retry_after}")
+    if task.retry_after is not None:
+        _check_retry_after(task)
+
+
+def _check_times(task: Task[Any]) -> None:
+    if task.execute_at is not _LATER:
+        _check_time(task.execute_at, "execute_at")
+    if task.expires_at is not None:
+        _check_time(task.expires_at, "expires_at")
+    if task.created_at is not _LATER:
+        _check_time(task.created_at, "created_at")
+    if task.updated_at is not _LATER:
+        _check_time(task.updated_at, "updated_at")
+    if task.processing_started_at is not None:
+        _check_time(task.processing_started_at, "processing_started_at")
+
+
+def _check_time(value: object, field: str) -> None:
+    if not isinstance(value, datetime):
+        raise InvalidTaskError(f"{field}: must be a datetime, not {type(value).__name__}")
+    if value.tzinfo is None:
+        raise InvalidTaskError(
+            f"{field}: {value.isoformat()} has no time zone; use datetime.now(UTC)"
+        )
+
+
+def _check_retry_after(task: Task[Any]) -> None:
+    try:
+        force_setattr(task, "retry_after", seconds(task.retry_after or 0.0, "retry_after"))
+    except (TypeError, ValueError) as error:
+        raise InvalidTaskError(f"retry_after: {error}") from None
 
 
 def _check_name(value: object, field: str) -> None:
@@ -204,15 +228,12 @@ def _check_name(value: object, field: str) -> None:
 def _check_count(value: object, field: str) -> None:
     if value is None:
         return
-    if not isinstance(value, int) or isinstance(value, bool):
+    if value.__class__ is not int:
         raise InvalidTaskError(f"{field}: must be a whole number, not {value!r:.80}")
     if value < 0:
         raise InvalidTaskError(f"{field}: must not be negative, not {value}")
 
 
 def _utc(moment: datetime, field: str) -> datetime:
-    if moment.tzinfo is None:
-        raise InvalidTaskError(
-            f"{field}: {moment.isoformat()} has no time zone; use datetime.now(UTC)"
-        )
+    _check_time(moment, field)
     return moment.astimezone(UTC)

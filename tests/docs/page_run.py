@@ -1,7 +1,8 @@
 """Runs the blocks of one page the way a reader would, in a directory of its own.
 
 - ```python runs in the page's namespace, in order; a bare `await` is allowed, on one event loop.
-- ```python title="app.py" is written to that file; the same title again is appended to it.
+- ```python title="app.py" is written to that file; the same title again is appended to it. So is
+  any other language.
 - ```text title="Output" is what the Python block above it prints.
 - ```console: each line that starts with `$ ` is run. What is shown below it must come, in that
   order; lines in between may be left out, and `…` stands for anything. `ID` in a command is the
@@ -48,7 +49,10 @@ class PageRun:
 
     def run(self, block: Block) -> None:
         """Run one block; an `AssertionError` says what is not as the page shows it."""
-        if block.language == "python" and block.title is not None:
+        if block.title == "Output":
+            missing = first_missing(block.text.splitlines(), self._printed.splitlines())
+            assert missing is None, f"{place(block)}: not printed: {missing}\n{self._printed}"
+        elif block.title is not None:
             with (self._directory / block.title).open("a") as file:
                 file.write(block.text)
         elif block.language == "python":
@@ -56,9 +60,6 @@ class PageRun:
         elif block.language == "console":
             for command, shown in commands_of(block):
                 self._run_command(block, command, shown)
-        elif block.title == "Output":
-            missing = first_missing(block.text.splitlines(), self._printed.splitlines())
-            assert missing is None, f"{place(block)}: not printed: {missing}\n{self._printed}"
 
     def _run_python(self, block: Block) -> None:
         # Blank lines in front, so that a traceback names the line of the page.
@@ -137,12 +138,17 @@ def commands_of(block: Block) -> list[tuple[str, list[str]]]:
 
 def first_missing(shown: list[str], printed: list[str]) -> str | None:
     """The first of the `shown` lines that does not come, in order, in what was printed."""
-    rest = iter([" ".join(line.split()) for line in printed])
+    rest = iter([_words(line) for line in printed])
     for line in shown:
-        words = re.escape(" ".join(line.split())).replace("…", ".*")
+        words = re.escape(_words(line)).replace("…", ".*")
         if words and not any(re.fullmatch(words, candidate) for candidate in rest):
             return line
     return None
+
+
+def _words(line: str) -> str:
+    """A line without what only lays it out: frames depend on the width of what is in them."""
+    return " ".join(re.sub("[─-╿]", " ", line).split())
 
 
 def place(block: Block) -> str:

@@ -23,10 +23,12 @@ from taskloom.sql.faults import is_busy
 __all__ = [
     "BUSY_TIMEOUT",
     "CheckpointDuty",
+    "WalMark",
     "connect",
     "file_of",
     "make_engine",
     "parse_url",
+    "raw",
     "refuse_bad_place",
     "until_free",
 ]

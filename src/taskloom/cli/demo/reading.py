@@ -9,7 +9,12 @@ import tokenize
 from pathlib import Path
 from typing import Any
 
-__all__ = ["measure"]
+__all__ = ["UndecodableError", "measure"]
+
+
+class UndecodableError(ValueError):
+    """Bytes that are no text in the encoding they claim."""
+
 
 _CHUNK = 1 << 20
 _PYTHON = (".py", ".pyi", ".pyw")
@@ -18,8 +23,8 @@ _PYTHON = (".py", ".pyi", ".pyw")
 def measure(path: Path) -> dict[str, Any]:
     """Bytes, SHA-256, lines (None: not a text) and definitions (None: not Python, or not parsed).
 
-    Raises `OSError` for a file that cannot be read; `UnicodeDecodeError`, or `SyntaxError` for an
-    encoding that does not exist, for a Python file that cannot be decoded.
+    Raises `OSError` for a file that cannot be read, `UndecodableError` for a Python file whose
+    bytes are not what its encoding (UTF-8, unless it declares another) allows.
     """
     if path.suffix in _PYTHON:
         data = path.read_bytes()
@@ -43,8 +48,11 @@ def _sums(file: io.BufferedIOBase) -> dict[str, Any]:
 
 def _decoded(data: bytes) -> str:
     """As Python itself would: by the encoding that the file declares, else as UTF-8."""
-    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    return data.decode(encoding)
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        return data.decode(encoding)
+    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+        raise UndecodableError(f"cannot be decoded: {error}") from error
 
 
 def _definitions(source: str) -> int | None:
