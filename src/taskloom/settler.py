@@ -117,11 +117,12 @@ class Settler:
 
     async def _until_done(self, group: list[Settled]) -> None:
         """Settle `group`, again and again while the engine is away and the leases are ours."""
-        verdicts = self._decide(group)
+        verdicts, again = self._decide(group), False
         while True:
             try:
-                fenced = await self._carry_out(verdicts, group)
+                fenced = await self._carry_out(verdicts, group, again=again)
             except UnavailableError as error:
+                again = True
                 if not await self._outage.wait(error, until=self._trusted_until(group)):
                     _log.error("%d outcomes could not be settled in time", len(group))
                     self._close(group)
@@ -144,7 +145,9 @@ class Settler:
             decide(item.outcome, executor_of(item.outcome.delivery.task), around) for item in group
         ]
 
-    async def _carry_out(self, verdicts: list[Verdict], group: list[Settled]) -> set[str]:
+    async def _carry_out(
+        self, verdicts: list[Verdict], group: list[Settled], *, again: bool
+    ) -> set[str]:
         """Write everything; returns the ids whose delivery was no longer ours."""
         await self._release(verdicts)
         kept = [verdict for verdict in verdicts if not verdict.released]
@@ -155,7 +158,9 @@ class Settler:
         await self._store(kept, fenced=False)
         if children := [child for v in kept for child in v.outcome.children]:
             await self._parts.add_children(children)
-        return fenced | await self._give_up(kept)
+        gone = await self._give_up(kept)
+        # Said again after a lost answer, "no longer ours" means that it was done the first time.
+        return fenced if again else fenced | gone
 
     async def _settle_whole(self, verdicts: list[Verdict]) -> set[str]:
         """One transaction for all of it: children and acknowledgement are in the same write."""

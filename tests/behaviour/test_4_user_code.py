@@ -154,18 +154,26 @@ async def test_4_9_a_cancelled_helper_is_a_failure_and_no_shutdown(engines: Engi
     assert isinstance(diary.of("on_task_failed")[0].error, asyncio.CancelledError)
 
 
+async def too_long() -> None:
+    async with asyncio.timeout(0.001):
+        await asyncio.Event().wait()
+
+
+async def one_fails() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(int, "x"))
+        group.create_task(asyncio.Event().wait())
+
+
 async def test_4_9_the_tools_of_asyncio_work_inside(engines: Engines) -> None:
     async def on_task(task: Task[Any], actions: Any) -> None:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.001):
-                await asyncio.Event().wait()
+            await too_long()
         async with asyncio.TaskGroup() as group:
             one = group.create_task(asyncio.to_thread(log_context))
             two = group.create_task(asyncio.wait_for(asyncio.sleep(0, "two"), 5))
         with pytest.raises(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(asyncio.to_thread(int, "x"))
-                group.create_task(asyncio.Event().wait())
+            await one_fails()
         actions.success(task, [one.result()["task_id"], two.result()])
 
     handler = engines.handler({TYPE: single(on_task, timeout=30)})

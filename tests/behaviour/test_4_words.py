@@ -120,12 +120,15 @@ async def test_4_3_a_foreign_task_is_a_value_error(engines: Engines, kind: Any, 
     caught: list[BaseException] = []
     foreign = make_task()
 
+    def speak(actions: Any) -> None:
+        if word == "add_tasks":
+            actions.add_tasks([make_task()], parent=foreign)
+        else:
+            getattr(actions, word)(foreign)
+
     async def work(given: Any, actions: Any) -> None:
         with pytest.raises(ValueError, match=foreign.id) as info:
-            if word == "add_tasks":
-                actions.add_tasks([make_task()], parent=foreign)
-            else:
-                getattr(actions, word)(foreign)
+            speak(actions)
         caught.append(info.value)
         actions.success(given if isinstance(given, Task) else given[0])
 

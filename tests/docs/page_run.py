@@ -7,7 +7,8 @@
 - ```console: each line that starts with `$ ` is run. What is shown below it must come, in that
   order; lines in between may be left out, and `…` stands for anything. `ID` in a command is the
   first task id that was printed last. `^C` stops a command that does not end by itself, once all
-  that is shown above it has come.
+  that is shown above it has come. Commands that end by themselves run in this process where they
+  are `taskloom`: starting Python for each would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -19,20 +20,25 @@ import inspect
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from pages import Block
+
+from taskloom.cli import main
 
 __all__ = ["PageRun"]
 
 LIMIT = 30.0
 """Seconds a command may take."""
 
+_BIN = Path(sys.executable).parent
 _ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _STOPPED = "^C"
 
@@ -76,7 +82,10 @@ class PageRun:
 
     def _run_command(self, block: Block, command: str, shown: list[str]) -> None:
         command = re.sub(r"\bID\b", lambda _: self._last_id, command)
-        printed, exit_code = self._runner.run(self._execute(command, shown))
+        if command.startswith("taskloom ") and not _is_stopped(shown):
+            printed, exit_code = self._call_main(command)
+        else:
+            printed, exit_code = self._runner.run(self._execute(command, shown))
         expected = [line for line in shown if line.strip() != _STOPPED]
         missing = first_missing(expected, printed.splitlines())
         report = f"{place(block)}: $ {command} (exit code {exit_code})"
@@ -85,6 +94,29 @@ class PageRun:
         assert refused == (exit_code != 0), f"{report}\n{printed}"
         if ids := _ID.findall(printed):
             self._last_id = ids[0]
+
+    def _call_main(self, command: str) -> tuple[str, int]:
+        """What `taskloom …` prints, and its exit code, with the page's modules as they are now."""
+        self.forget_modules()
+        printed = io.StringIO()
+        program = str(_BIN / "taskloom")
+        with (
+            mock.patch.object(sys, "argv", [program, *shlex.split(command)[1:]]),
+            mock.patch.dict(os.environ, _environment(), clear=True),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+        return printed.getvalue(), code if isinstance(code, int) else int(code is not None)
+
+    def forget_modules(self) -> None:
+        """Import the page's files anew next time."""
+        for name, module in list(sys.modules.items()):
+            if str(self._directory) in str(getattr(module, "__file__", "")):
+                del sys.modules[name]
 
     async def _execute(self, command: str, shown: list[str]) -> tuple[str, int]:
         """All that a command prints, and its exit code."""
@@ -120,7 +152,7 @@ def _is_stopped(shown: list[str]) -> bool:
 
 def _environment() -> dict[str, str]:
     own = {key: value for key, value in os.environ.items() if not key.startswith("TASKLOOM")}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    path = f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**own, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "NO_COLOR": "1"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PageRun]:
     monkeypatch.syspath_prepend(tmp_path)
     module = ModuleType("a_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # annotations are looked up there
-    before = set(sys.modules)
+    for name in [name for name in os.environ if name.startswith("TASKLOOM")]:
+        monkeypatch.delenv(name)
     with asyncio.Runner() as runner:
-        yield PageRun(tmp_path, module, runner)
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+        page_run = PageRun(tmp_path, module, runner)
+        yield page_run
+    page_run.forget_modules()
 
 
 @pytest.mark.parametrize("page", _RUNNABLE, ids=name_of)

@@ -104,7 +104,7 @@ def test_a_task_takes_its_id_from_what_runs_here() -> None:
 def test_a_child_with_a_payload_that_json_cannot_hold_says_so(payload: Any) -> None:
     token = running.set(DerivedIds("parent:0"))
     try:
-        with pytest.raises(InvalidTaskError, match="^payload:"):
+        with pytest.raises(InvalidTaskError, match=r"^payload:"):
             Task(type="t", queue_id="q", payload=payload)
     finally:
         running.reset(token)
@@ -115,7 +115,7 @@ def test_a_child_with_a_payload_in_a_cycle_says_so() -> None:
     payload.append(payload)
     token = running.set(DerivedIds("parent:0"))
     try:
-        with pytest.raises(InvalidTaskError, match="^payload: nested too deeply"):
+        with pytest.raises(InvalidTaskError, match=r"^payload: nested too deeply"):
             Task(type="t", queue_id="q", payload=payload)
     finally:
         running.reset(token)

@@ -44,7 +44,7 @@ def test_without_an_executor_only_the_tasks_own_number_counts() -> None:
         (1, None, 8.0),
         (2, None, 18.0),
         (11, None, 288.0),
-        (12, None, 300.0),  # 2 × 13² = 338
+        (12, None, 300.0),  # 2 * 13**2 = 338
         (0, 0.0, 0.0),
         (7, 0.0, 0.0),
         (0, 300.0, 300.0),

@@ -19,7 +19,16 @@ from taskloom.cli.target import load_loom
 from taskloom.cli.words import program
 from taskloom.interfaces import TaskArchive
 
-__all__ = ["AppOption", "Desk", "JsonOption", "UrlOption", "file_of", "opened", "pick", "place_of"]
+__all__ = [
+    "AppOption",
+    "Chosen",
+    "Desk",
+    "JsonOption",
+    "UrlOption",
+    "opened",
+    "pick",
+    "place_of",
+]
 
 DEFAULT_URL = "sqlite:///taskloom.db"
 
@@ -41,6 +50,16 @@ AppOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON.")]
 
 
+class Chosen(NamedTuple):
+    """A database that is not open yet."""
+
+    loom: Loom
+    place: str
+    """Its name in words, without a password."""
+    file: Path | None
+    """The file it is in; None where it is in none, or where nobody says which."""
+
+
 class Desk(NamedTuple):
     """An open database: what changes tasks, and what answers questions."""
 
@@ -49,13 +68,16 @@ class Desk(NamedTuple):
     place: str
 
 
-def pick(url: str | None, app: str | None) -> Loom:
-    """The Loom that the options name, else the environment, else the default; not opened."""
+def pick(url: str | None, app: str | None) -> Chosen:
+    """What the options name, else the environment, else the default."""
     if url is not None and app is not None:
         raise typer.BadParameter("give --url or --app, not both")
     if app is not None:
-        return load_loom(app)
-    return Loom(url or os.environ.get("TASKLOOM_URL") or DEFAULT_URL)
+        loom = load_loom(app)
+        return Chosen(loom, place_of(loom), _file_of(place_of(loom)))
+    url = url or os.environ.get("TASKLOOM_URL") or DEFAULT_URL
+    loom = Loom(url)
+    return Chosen(loom, place_of(loom), _file_of(url))
 
 
 @asynccontextmanager
@@ -64,13 +86,13 @@ async def opened(url: str | None, app: str | None) -> AsyncIterator[Desk]:
 
     Raises `UserError` when there is none, or none that another process could see.
     """
-    loom = pick(url, app)
-    _refuse_missing(loom)
-    archive = loom.handler.storage
+    chosen = pick(url, app)
+    _refuse_missing(chosen)
+    archive = chosen.loom.handler.storage
     if not isinstance(archive, TaskArchive):
-        raise UserError(f"{place_of(loom)} keeps no tasks that could be looked at.")
-    async with loom:
-        yield Desk(loom, archive, place_of(loom))
+        raise UserError(f"{chosen.place} keeps no tasks that could be looked at.")
+    async with chosen.loom:
+        yield Desk(chosen.loom, archive, chosen.place)
 
 
 def place_of(loom: Loom) -> str:
@@ -78,26 +100,26 @@ def place_of(loom: Loom) -> str:
     return repr(loom).removeprefix("Loom(").removesuffix(")").strip("'")
 
 
-def file_of(loom: Loom) -> Path | None:
-    """The file a Loom's tasks are in; None where they are in none."""
-    # Asked of whatever storage there is: one on a file says so through its database.
-    file = getattr(getattr(loom.handler.storage, "database", None), "file", None)
-    return file if isinstance(file, Path) else None
+def _file_of(url: str) -> Path | None:
+    scheme, _, rest = url.partition(":///")
+    path = rest.partition("?")[0]
+    # What was redacted, or is a URI of SQLite's own, is no path.
+    if scheme.lower() != "sqlite" or not path or path.startswith((":memory:", "file:")):
+        return None
+    return Path(path).absolute()
 
 
-def _refuse_missing(loom: Loom) -> None:
-    place, file = place_of(loom), file_of(loom)
-    if file is None:
-        if not loom.handler.message_queue.features.durable:
-            raise UserError(
-                f"{place} is the memory of one process: there is nothing to see from outside.",
-                f"Name a database, for example --url {DEFAULT_URL}",
-            )
-        return
+def _refuse_missing(chosen: Chosen) -> None:
+    if not chosen.loom.handler.message_queue.features.durable:
+        raise UserError(
+            f"{chosen.place} is the memory of one process: there is nothing to see from outside.",
+            f"Name a database, for example --url {DEFAULT_URL}",
+        )
+    file = chosen.file
     elsewhere = "Name another one with --url (or TASKLOOM_URL), or create it with: "
-    if not file.exists():
+    if file is not None and not file.exists():
         raise UserError(f"{file} does not exist.", f"{elsewhere}{program()} init")
-    if not _has_tables(file):
+    if file is not None and not _has_tables(file):
         raise UserError(f"{file} holds no tasks of Taskloom.", f"{elsewhere}{program()} init")
 
 

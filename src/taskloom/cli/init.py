@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from taskloom.cli.database import AppOption, UrlOption, file_of, pick, place_of
+from taskloom.cli.database import AppOption, UrlOption, pick
 from taskloom.cli.errors import UserError
 from taskloom.cli.words import print_line, prints_to
 
@@ -13,18 +13,15 @@ __all__ = ["command"]
 
 def command(url: UrlOption = None, app: AppOption = None) -> None:
     """Create the database's tables and indexes. Safe to repeat; a worker does it by itself."""
-    loom = pick(url, app)
-    if not loom.handler.message_queue.features.durable:
-        raise UserError(
-            f"{place_of(loom)} is the memory of one process: there is nothing to create."
-        )
-    file = file_of(loom)
-    new = file is not None and not file.exists()
+    chosen = pick(url, app)
+    if not chosen.loom.handler.message_queue.features.durable:
+        raise UserError(f"{chosen.place} is the memory of one process: there is nothing to create.")
+    new = chosen.file is not None and not chosen.file.exists()
 
     async def open_once() -> None:
-        async with loom:
+        async with chosen.loom:
             pass
 
     asyncio.run(open_once())
     said = "created" if new else "ready"
-    print_line(prints_to(), ("✓ ", "green"), f"{place_of(loom)} is {said}: tables and indexes.")
+    print_line(prints_to(), ("✓ ", "green"), f"{chosen.place} is {said}: tables and indexes.")

@@ -42,8 +42,10 @@ async def _serve(
     watching = asyncio.create_task(lost_parent(parent, stops.asked))
     code = 1
     try:
-        working = asyncio.create_task(_work(loom, queues, stops, ready))
-        await _unless_insisted(working, stops)
+        async with loom:
+            if not stops.asked.is_set():
+                ready()
+                await _work(loom, queues, stops)
         code = 0
     finally:
         # Before the loop is torn down: that waits for what ignores its cancellation.
@@ -51,15 +53,9 @@ async def _serve(
         watching.cancel()
 
 
-async def _work(loom: Loom, queues: Sequence[str], stops: Stops, ready: Callable[[], None]) -> None:
-    async with loom:
-        if not stops.asked.is_set():
-            ready()
-            await loom.run_worker(queues, stops.asked)
-
-
-async def _unless_insisted(working: asyncio.Task[None], stops: Stops) -> None:
-    """Wait for `working`; cancel it when the second signal comes, and wait for its end."""
+async def _work(loom: Loom, queues: Sequence[str], stops: Stops) -> None:
+    """Run tasks until the first signal has done its work, or the second one cuts it short."""
+    working = asyncio.create_task(loom.run_worker(queues, stops.asked))
     insisting = asyncio.create_task(stops.insisted.wait())
     await asyncio.wait([working, insisting], return_when=asyncio.FIRST_COMPLETED)
     insisting.cancel()

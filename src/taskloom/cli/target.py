@@ -38,7 +38,7 @@ def load_loom(target: str) -> Loom:
             raise _no_attribute(module, attribute)
         found = getattr(found, part)
     if not isinstance(found, Loom):
-        kind = found.__name__ if isinstance(found, type) else f"a {type(found).__name__}"
+        kind = "a class" if isinstance(found, type) else f"of type {type(found).__name__}"
         raise UserError(f"{target} is {kind}, not a Loom.", _looms_of(module))
     return found
 
@@ -80,7 +80,7 @@ def _not_found(name: str, error: ModuleNotFoundError) -> UserError:
     if missing and (name == missing or name.startswith(missing + ".")):
         places = [place or os.getcwd() for place in sys.path]
         return UserError(
-            f"there is no module {missing}{_close_file(missing)}.",
+            f"there is no module {missing}.{_close_file(missing)}",
             f"Looked in {', '.join(places)}. Go to the directory that holds it, or install it.",
         )
     return UserError(
@@ -93,7 +93,7 @@ def _not_found(name: str, error: ModuleNotFoundError) -> UserError:
 def _close_file(name: str) -> str:
     names = [file.removesuffix(".py") for file in os.listdir() if file.endswith(".py")]
     close = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _place(error: BaseException) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -46,7 +47,7 @@ QueueOption = Annotated[
 TypeOption = Annotated[
     str | None, typer.Option("--type", help="Only of this type.", show_default=False)
 ]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of tasks.")]
 
 _PAGE = 500
 
@@ -107,7 +108,7 @@ def show(
 @app.command()
 def retry(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of tasks that ended.")
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of tasks that ended.")
     ] = None,
     status: StatusOption = None,
     queue: QueueOption = None,
@@ -207,21 +208,26 @@ def _say_left(tasks: Sequence[Task[Any]], why_not: str, console: Console) -> Non
 
 def _table(tasks: Sequence[Task[Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("id", no_wrap=True, min_width=max(len(task.id) for task in tasks))
-    table.add_column("status", no_wrap=True)
-    table.add_column("queue", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("age", no_wrap=True, justify="right")
-    table.add_column("retries", justify="right")
+    rows = [_row(task) for task in tasks]
+    for place, name in enumerate(("id", "status", "queue", "type", "age", "retries")):
+        # Only the error gives way on a narrow terminal: ids are there to be copied.
+        widest = max(cell_len(row[place].plain) for row in rows)
+        side: Literal["left", "right"] = "right" if name in ("age", "retries") else "left"
+        width = max(len(name), widest if name == "id" else min(widest, 24))
+        table.add_column(name, no_wrap=True, min_width=width, max_width=width, justify=side)
     table.add_column("error", no_wrap=True)
-    for task in tasks:
-        table.add_row(
-            Text(one_line_of(task.id, 600)),
-            as_status(task.status),
-            Text(one_line_of(task.queue_id)),
-            Text(one_line_of(task.type)),
-            age(task.created_at),
-            str(task.retry_count) if task.retry_count else "",
-            Text(reason_of(task), "red"),
-        )
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _row(task: Task[Any]) -> list[Text]:
+    return [
+        Text(one_line_of(task.id, 600)),
+        as_status(task.status),
+        Text(one_line_of(task.queue_id)),
+        Text(one_line_of(task.type)),
+        Text(age(task.created_at)),
+        Text(str(task.retry_count) if task.retry_count else ""),
+        Text(reason_of(task), "red"),
+    ]

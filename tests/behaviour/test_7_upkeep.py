@@ -1,0 +1,427 @@
+"""SPEC 7: mature tasks, recovery, retention, cancelling, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from harness import (
+    QUEUE,
+    TYPE,
+    Diary,
+    Engines,
+    Runs,
+    make_task,
+    parallel,
+    serving,
+    single,
+)
+
+from taskloom import (
+    Retention,
+    StorageUnavailableError,
+    Task,
+    TaskHandler,
+    TaskStatus,
+    UnavailableError,
+)
+
+LOCK = "taskloom_mature_lock"
+
+
+async def _later(engines: Engines, count: int = 1, hours: float = 1) -> list[Task[Any]]:
+    """Tasks that wait in the storage."""
+    due = engines.clock.now() + timedelta(hours=hours)
+    tasks = [make_task(n, execute_at=due) for n in range(count)]
+    return await engines.handler().add_tasks(tasks)
+
+
+# 7.1 moving
+
+
+async def test_7_1_due_tasks_move_from_storage_to_their_queue_as_queued(memory: Engines) -> None:
+    (task,) = await _later(memory)
+    handler = memory.handler()
+    assert await handler.move_mature_tasks() == 0
+    await memory.pass_time(3601)
+    assert await handler.move_mature_tasks() == 1
+    assert await memory.status(task) is TaskStatus.QUEUED
+    assert await memory.queue.depth(QUEUE) == 1
+    assert await handler.move_mature_tasks() == 0
+
+
+async def test_7_1_where_the_storage_is_the_queue_nothing_needs_to_move(still: Engines) -> None:
+    if not still.integrated:
+        pytest.skip("said of integrated engines")
+    runs = Runs()
+    handler = still.handler({TYPE: single(runs)})
+    await _later(still)
+    await still.pass_time(3601)
+    assert await handler.move_mature_tasks() == 0
+    assert (await handler.process_batch(QUEUE)).succeeded == 1
+
+
+async def test_7_1_a_worker_moves_them_every_mature_interval(memory: Engines) -> None:
+    parts, runs = memory.meddled(), Runs()
+    await _later(memory)
+    handler = memory.handler({TYPE: single(runs)}, parts=parts, mature_interval=7)
+    async with serving(handler):
+        await memory.pass_time(69)
+        assert 9 <= len(parts.names("storage.recover_stale")) <= 10
+        assert runs == []
+        await memory.pass_time(3600)
+        await runs.reach(1)
+
+
+async def test_7_1_process_mature_tasks_is_the_loop_alone(memory: Engines) -> None:
+    runs, stop = Runs(), asyncio.Event()
+    (task,) = await _later(memory)
+    handler = memory.handler({TYPE: single(runs)}, mature_interval=5)
+    loop = asyncio.create_task(handler.process_mature_tasks(stop))
+    await memory.pass_time(3610)
+    assert await memory.status(task) is TaskStatus.QUEUED
+    stop.set()
+    await loop
+    assert runs == []
+
+
+async def test_7_1_the_loop_survives_an_outage(memory: Engines) -> None:
+    parts, runs = memory.meddled(), Runs()
+    parts.fail("storage.recover_stale", times=3)
+    parts.fail("cache.acquire_many", times=2)
+    await _later(memory)
+    async with serving(memory.handler({TYPE: single(runs)}, parts=parts)):
+        await memory.pass_time(3700)
+        await runs.reach(1)
+
+
+async def test_7_1_one_worker_at_a_time_by_a_lock_of_20_seconds(still: Engines) -> None:
+    parts = still.meddled()
+    handler = still.handler(parts=parts)
+    assert await still.cache.acquire_many([LOCK], "another worker", 20) == {LOCK}
+    assert await handler.move_mature_tasks() == 0
+    assert "storage.recover_stale" not in parts.names()
+    await still.cache.release_many([LOCK], "another worker")
+    await handler.move_mature_tasks()
+    locks = [args for name, args, _ in parts.calls if name == "cache.acquire_many"]
+    assert locks[-1] == ([LOCK], handler.worker_id, 20.0)
+    assert await still.cache.acquire_many([LOCK], "another worker", 20) == {LOCK}
+
+
+async def test_7_1_the_lock_is_free_again_when_a_pass_failed(still: Engines) -> None:
+    parts = still.meddled()
+    parts.fail("storage.recover_stale")
+    with pytest.raises(StorageUnavailableError):
+        await still.handler(parts=parts).move_mature_tasks()
+    assert await still.cache.acquire_many([LOCK], "another worker", 20) == {LOCK}
+
+
+async def test_7_1_no_task_is_moved_twice_by_two_workers_without_a_lock(memory: Engines) -> None:
+    tasks = await _later(memory, 300)
+    await memory.pass_time(3601)
+    parts = memory.meddled()
+    apart = [memory.handler(parts=parts) for _ in range(4)]
+    moved = await asyncio.gather(*(_without_lock(memory, each) for each in apart))
+    put = [task.id for name, args, _ in parts.calls if name == "queue.put" for task in args[1]]
+    assert sum(moved) == 300
+    assert sorted(put) == sorted(task.id for task in tasks)
+
+
+async def _without_lock(engines: Engines, handler: TaskHandler) -> int:
+    """A pass, whatever holds the lock."""
+    while not (moved := await handler.move_mature_tasks()):
+        await engines.cache.delete(LOCK)
+        if not (await engines.storage.counts()).get((QUEUE, TaskStatus.SCHEDULED)):
+            return 0
+    return moved
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("call", ["queue.put", "storage.settle"])
+async def test_7_1_a_move_broken_between_its_writes_loses_and_doubles_nothing(
+    memory: Engines, call: str, done: bool
+) -> None:
+    parts, runs = memory.meddled(), Runs()
+    (task,) = await _later(memory)
+    await memory.pass_time(3601)
+    handler = memory.handler({TYPE: single(runs)}, parts=parts)
+    (parts.fail_after if done else parts.fail)(call)
+    with contextlib.suppress(UnavailableError):
+        await handler.move_mature_tasks()
+    await handler.drain(10)
+    await memory.pass_time(60)
+    await handler.drain(10)
+    assert len(runs) == 1
+    assert await memory.status(task) is TaskStatus.EXECUTED
+
+
+async def test_7_1_tasks_move_in_bounded_batches(memory: Engines) -> None:
+    parts = memory.meddled()
+    await _later(memory, 2500)
+    await memory.pass_time(3601)
+    assert await memory.handler(parts=parts).move_mature_tasks() == 2500
+    sizes = [len(args[1]) for name, args, _ in parts.calls if name == "queue.put"]
+    assert (sum(sizes), max(sizes) <= 1000) == (2500, True)
+
+
+async def test_7_1_an_idle_queue_is_woken_when_its_next_task_is_due(engines: Engines) -> None:
+    parts, runs = engines.meddled(), Runs()
+    handler = engines.handler({TYPE: single(runs)}, parts=parts)
+    async with serving(handler):
+        await parts.called("queue.claim", 2)
+        due = engines.clock.now() + timedelta(seconds=0.2)
+        await handler.add_tasks([make_task(execute_at=due)])
+        await runs.reach(1)
+        late = (engines.clock.now() - due).total_seconds()
+    assert 0 <= late < 0.7  # a poll would come after a second
+
+
+async def test_7_1_a_stored_task_starts_within_a_mature_interval_of_its_time(
+    memory: Engines,
+) -> None:
+    runs = Runs()
+    handler = memory.handler({TYPE: single(runs)}, storage_horizon=1, mature_interval=5)
+    async with serving(handler):
+        await memory.pass_time(0.1)
+        due = memory.clock.now() + timedelta(seconds=12)
+        await handler.add_tasks([make_task(execute_at=due)])
+        await memory.pass_time(11.9)
+        assert runs == []
+        await memory.pass_time(5.1)
+        assert len(runs) == 1
+
+
+# 7.2 recovery
+
+
+async def test_7_2_processing_with_a_lease_that_ran_out_becomes_scheduled(still: Engines) -> None:
+    if not still.integrated:
+        pytest.skip("a separate queue holds the lease")
+    (task,) = await still.handler().add_tasks([make_task()])
+    await still.queue.claim(QUEUE, 1, lease=5)
+    await still.pass_time(4)
+    await still.handler().move_mature_tasks()
+    assert await still.status(task) is TaskStatus.PROCESSING
+    await still.pass_time(2)
+    await still.handler().move_mature_tasks()
+    assert await still.status(task) is TaskStatus.SCHEDULED
+
+
+async def test_7_2_queued_older_than_stale_after_is_driven_again(memory: Engines) -> None:
+    parts, runs = memory.meddled(), Runs()
+    parts.fail("queue.put")
+    parts.fail("storage.settle")  # nor could it be noted: the queue has lost it
+    handler = memory.handler({TYPE: single(runs)}, parts=parts, stale_after=100)
+    (task,) = await handler.add_tasks([make_task(force_store=True)])
+    await memory.pass_time(99)
+    assert await handler.move_mature_tasks() == 0
+    await memory.pass_time(2)
+    assert await handler.move_mature_tasks() == 1
+    await handler.drain(10)
+    assert len(runs) == 1
+    assert await memory.status(task) is TaskStatus.EXECUTED
+
+
+async def test_7_2_putting_it_again_is_harmless_where_the_queue_has_it(memory: Engines) -> None:
+    runs = Runs()
+    handler = memory.handler({TYPE: single(runs)}, stale_after=100)
+    (task,) = await handler.add_tasks([make_task(force_store=True)])
+    await memory.pass_time(101)
+    await handler.move_mature_tasks()
+    await handler.drain(10)
+    assert len(runs) == 1
+    assert await memory.status(task) is TaskStatus.EXECUTED
+
+
+# 7.3 retention
+
+
+def _ending(status: str) -> Any:
+    async def work(task: Task[Any], actions: Any) -> None:
+        if status == "failed":
+            actions.fail(task, "no")
+        else:
+            actions.success(task)
+
+    return work
+
+
+async def _end(engines: Engines, status: str, retention: Retention | None = None) -> Any:
+    config = {} if retention is None else {"retention": retention}
+    handler = engines.handler({TYPE: parallel(_ending(status))}, **config)
+    expires = engines.clock.now() if status == "expired" else None
+    tasks = [make_task(n, force_store=True, expires_at=expires) for n in range(3)]
+    await handler.add_tasks(tasks)
+    await handler.drain(10)
+    assert {await engines.status(task) for task in tasks} == {status}
+    return handler, tasks
+
+
+@pytest.mark.parametrize(("status", "days"), [("executed", 1), ("expired", 7)])
+async def test_7_3_rows_past_their_retention_are_deleted(
+    still: Engines, status: str, days: int
+) -> None:
+    handler, tasks = await _end(still, status)
+    await still.pass_time(timedelta(days=days, seconds=-5))
+    await handler.move_mature_tasks()
+    assert len(await handler.get_tasks(task.id for task in tasks)) == 3
+    await still.pass_time(10)
+    await handler.move_mature_tasks()
+    assert await handler.get_tasks(task.id for task in tasks) == []
+
+
+async def test_7_3_what_failed_is_kept_unless_told(still: Engines) -> None:
+    handler, tasks = await _end(still, "failed")
+    await still.pass_time(timedelta(days=1000))
+    await handler.move_mature_tasks()
+    assert len(await handler.get_tasks(task.id for task in tasks)) == 3
+    told = still.handler(retention=Retention(failed=timedelta(days=1)))
+    await told.move_mature_tasks()
+    assert await handler.get_tasks(task.id for task in tasks) == []
+
+
+async def test_7_3_retention_none_keeps_for_ever(still: Engines) -> None:
+    handler, tasks = await _end(still, "executed", Retention(executed=None))
+    await still.pass_time(timedelta(days=1000))
+    await handler.move_mature_tasks()
+    assert len(await handler.get_tasks(task.id for task in tasks)) == 3
+
+
+async def test_7_3_it_deletes_in_small_batches(still: Engines) -> None:
+    handler, _ = await _end(still, "executed")
+    await handler.add_tasks([make_task(n, force_store=True) for n in range(1200)])
+    await handler.drain(30)
+    parts = still.meddled()
+    await still.pass_time(timedelta(days=2))
+    await still.handler(parts=parts).move_mature_tasks()
+    limits = [kwargs["limit"] for name, _, kwargs in parts.calls if name == "storage.prune"]
+    assert max(limits) <= 1000
+    assert not await still.storage.counts()
+
+
+# 7.4 cancelling
+
+
+@pytest.mark.parametrize("fields", [{"force_store": True}, {}])
+async def test_7_4_scheduled_tasks_can_be_cancelled(still: Engines, fields: dict[str, Any]) -> None:
+    runs, diary = Runs(), Diary()
+    handler = still.handler({TYPE: single(runs)}, diary=diary)
+    (task,) = await _later(still)
+    assert await handler.cancel_tasks([task.id, "unknown"], reason="changed my mind") == [task.id]
+    found = await still.stored(task)
+    assert found is not None
+    assert found.status is TaskStatus.CANCELLED
+    assert "changed my mind" in str(found.execution_stats)
+    await still.pass_time(7200)
+    await handler.drain(10)
+    assert runs == []
+    assert [event.reason for event in diary.of("on_task_cancelled")] == ["changed my mind"]
+
+
+async def test_7_4_a_delivery_whose_stored_task_was_cancelled_is_dropped(still: Engines) -> None:
+    runs = Runs()
+    handler = still.handler({TYPE: single(runs)})
+    task, _ = await handler.add_tasks([make_task(n, force_store=True) for n in range(2)])
+    assert await handler.cancel_tasks([task.id], reason="no") == [task.id]
+    await handler.drain(10)
+    assert runs.payloads == [1]
+    assert await still.status(task) is TaskStatus.CANCELLED
+
+
+async def test_7_4_a_task_on_a_separate_queue_only_cannot_be_cancelled(memory: Engines) -> None:
+    runs = Runs()
+    handler = memory.handler({TYPE: single(runs)})
+    (task,) = await handler.add_tasks([make_task()])
+    assert await handler.cancel_tasks([task.id], reason="no") == []
+    await handler.drain(10)
+    assert len(runs) == 1
+
+
+async def test_7_4_a_task_that_runs_cannot_be_cancelled(engines: Engines) -> None:
+    runs = Runs(gate=asyncio.Event())
+    assert runs.gate is not None
+    handler = engines.handler({TYPE: single(runs)})
+    (task,) = await handler.add_tasks([make_task(force_store=True)])
+    async with serving(handler):
+        await runs.reach(1)
+        cancelled = await handler.cancel_tasks([task.id], reason="no")
+        runs.gate.set()
+    assert cancelled == []
+    assert await engines.status(task) is TaskStatus.EXECUTED
+
+
+async def test_7_4_cancelling_nothing_is_fine(still: Engines) -> None:
+    assert await still.handler().cancel_tasks([], reason="none") == []
+
+
+# 7.5 draining
+
+
+def _chain(length: int) -> Any:
+    async def work(task: Task[Any], actions: Any) -> None:
+        if task.payload < length:
+            actions.add_tasks([make_task(task.payload + 1)])
+        ran.append(task.payload)
+        actions.success(task)
+
+    ran: list[int] = []
+    work.ran = ran  # type: ignore[attr-defined]
+    return work
+
+
+async def test_7_5_drain_processes_until_nothing_is_due_or_running(engines: Engines) -> None:
+    work = _chain(20)
+    handler = engines.handler({TYPE: single(work)})
+    await handler.add_tasks([make_task(0)])
+    await handler.drain(10)
+    assert work.ran == list(range(21))
+    assert await engines.queue.depth(QUEUE) == 0
+
+
+async def test_7_5_mature_tasks_are_included_and_later_ones_stay(still: Engines) -> None:
+    runs = Runs()
+    handler = still.handler({TYPE: single(runs)})
+    (due,) = await _later(still, hours=1)
+    (later,) = await _later(still, hours=2)
+    await still.pass_time(3601)
+    await handler.drain(10)
+    assert [task.id for task in runs] == [due.id]
+    assert await still.status(later) is TaskStatus.SCHEDULED
+
+
+async def test_7_5_retries_without_a_delay_are_included(still: Engines) -> None:
+    attempts: list[int] = []
+
+    async def fail(task: Task[Any], actions: Any) -> None:
+        attempts.append(task.retry_count)
+        actions.fail(task, "no")
+
+    handler = still.handler({TYPE: single(fail)})
+    await handler.add_tasks([make_task(retries=3, retry_after=0)])
+    await handler.drain(10)
+    assert attempts == [0, 1, 2, 3]
+
+
+async def test_7_5_several_queues_are_drained(engines: Engines) -> None:
+    runs = Runs()
+    handler = engines.handler({("a", TYPE): single(runs), ("b", TYPE): single(runs)})
+    await handler.add_tasks([make_task(n, queue_id="ab"[n % 2]) for n in range(20)])
+    await handler.drain(10)
+    assert sorted(runs.payloads) == list(range(20))
+
+
+async def test_7_5_past_its_time_out_it_raises_and_releases(engines: Engines) -> None:
+    stuck, runs = Runs(gate=asyncio.Event()), Runs()
+    handler = engines.handler({TYPE: single(stuck)})
+    await handler.add_tasks([make_task("once more")])
+    with pytest.raises(TimeoutError):
+        await handler.drain(0.2)
+    await engines.handler({TYPE: single(runs)}).drain(10)
+    assert runs.payloads == ["once more"]
+
+
+async def test_7_5_draining_nothing_returns(engines: Engines) -> None:
+    await engines.handler({TYPE: single(Runs())}).drain(10)

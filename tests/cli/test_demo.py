@@ -1,0 +1,124 @@
+"""`taskloom demo` on small folders: to its end, interrupted, on someone else's database."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from command_line import CommandLine
+
+URL = ("--url", "sqlite:///taskloom-demo.db")
+
+
+def make_folder(place: Path, files: int) -> Path:
+    """A folder of good files, one that cannot be read and one that cannot be decoded."""
+    folder = place / "folder"
+    (folder / "deep" / "__pycache__").mkdir(parents=True)
+    (folder / "deep" / "__pycache__" / "left_out.pyc").write_bytes(b"")
+    for number in range(files):
+        (folder / f"file{number}.py").write_text(f"def f{number}():\n    return {number}\n")
+    (folder / "deep" / "notes.txt").write_text("one\ntwo")
+    (folder / "deep" / "latin.py").write_bytes(b"# -*- coding: latin-1 -*-\nx = 'caf\xe9'\n")
+    (folder / "undecodable.py").write_bytes(b"x = 'caf\xe9'\n")
+    (folder / "unreadable.py").symlink_to(folder / "nowhere")
+    return folder
+
+
+def index_of(place: Path) -> dict[str, tuple[Any, ...]]:
+    with closing(sqlite3.connect(place / "taskloom-demo-index.db")) as index:
+        return {row[0]: row for row in index.execute("SELECT * FROM files")}
+
+
+def ended(place: Path) -> dict[str, int]:
+    """When each file's task ended."""
+    with closing(sqlite3.connect(place / "taskloom-demo.db", timeout=30)) as database:
+        query = (
+            "SELECT id, updated_at FROM taskloom_tasks "
+            "WHERE type = 'index_file' AND status IN ('executed', 'failed')"
+        )
+        return dict(database.execute(query))
+
+
+def test_a_folder_is_indexed(cli: CommandLine) -> None:
+    folder = make_folder(cli.place, files=20)
+    done = cli.run("demo", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "22 indexed, 2 failed" in done.stdout
+    assert "cannot be decoded" in done.stdout
+    assert "No such file or directory" in done.stdout
+    assert "taskloom tasks list --status failed --url sqlite:///taskloom-demo.db" in done.stdout
+
+    rows = index_of(cli.place)
+    assert len(rows) == 22
+    assert rows["file7.py"][1:3] + rows["file7.py"][4:] == (23, 2, 1)
+    assert rows["deep/notes.txt"][1:3] == (7, 2)
+    assert rows["deep/notes.txt"][4] is None
+    assert "deep/latin.py" in rows
+
+    failed = cli.json("tasks", "list", "--status", "failed", *URL)
+    assert [task["retry_count"] for task in failed] == [2, 2]
+
+    before = ended(cli.place)
+    again = cli.run("demo", str(folder))
+    assert again.returncode == 0
+    assert "24 of 24 files were done before" in again.stdout
+    assert ended(cli.place) == before
+
+
+def test_an_interrupted_demo_goes_on(
+    cli: CommandLine, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    folder = make_folder(cli.place, files=4_000)
+    demo = cli.start("demo", str(folder))
+    demo.until("one task each")
+    eventually(lambda: ended(cli.place))
+    demo.tell(signal.SIGINT)
+    assert demo.end() == 130, demo.seen
+    assert "Run it again to go on" in demo.seen
+    assert cli.json("status", *URL)["workers"] == []
+    before = ended(cli.place)
+    assert 0 < len(before) < 4_004
+
+    done = cli.run("demo", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(before):,} of 4,004 files were done before" in done.stdout
+    after = ended(cli.place)
+    assert len(after) == 4_004
+    assert {id: after[id] for id in before} == before
+    assert len(index_of(cli.place)) == 4_002
+
+
+def test_another_folder_needs_a_fresh_start(cli: CommandLine) -> None:
+    first, second = make_folder(cli.place, files=1), cli.place / "second"
+    second.mkdir()
+    (second / "only.txt").write_text("x")
+    assert cli.run("demo", str(first), "--workers", "1").returncode == 0
+    refused = cli.run("demo", str(second))
+    assert refused.returncode == 1
+    assert "--fresh" in refused.stderr
+    fresh = cli.run("demo", str(second), "--workers", "1", "--fresh")
+    assert fresh.returncode == 0, fresh.stderr
+    assert set(index_of(cli.place)) == {"only.txt"}
+
+
+def test_a_database_with_other_tasks_is_left_alone(cli: CommandLine) -> None:
+    [id] = cli.enqueue('greet.enqueue("Ada")')
+    for more in ([], ["--fresh"]):
+        refused = cli.run("demo", str(cli.place), "--database", "app.db", *more)
+        assert refused.returncode == 1
+        assert "not the demo's" in refused.stderr
+    [task] = json.loads(cli.run("tasks", "list", "--url", "sqlite:///app.db", "--json").stdout)
+    assert task["id"] == id
+
+
+def test_quickstart_example_runs(cli: CommandLine) -> None:
+    example = Path(__file__).parents[2] / "examples" / "quickstart.py"
+    (cli.place / "quickstart.py").write_text(example.read_text())
+    said = cli.python("import asyncio, quickstart; asyncio.run(quickstart.main())")
+    assert said.splitlines()[0] == "executed: 'Hi' went to ada@example.com"
+    assert len(said.splitlines()) == 3

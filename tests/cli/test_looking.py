@@ -1,0 +1,105 @@
+"""init, status and tasks on a SQLite file, before and after a worker was there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from command_line import CommandLine
+
+URL = ("--url", "sqlite:///app.db")
+EVIL = "[red]markup[/red] \x1b[31m\r\nsecond line \u2028 third"
+
+
+def work_off(cli: CommandLine, eventually: Callable[[Callable[[], object]], None]) -> None:
+    """Have a worker run everything in the queue "mail", and stop it."""
+    worker = cli.start("worker", "app:loom", "--queues", "mail")
+    worker.until("Ready for tasks")
+    eventually(lambda: waiting(cli) == 0)
+    worker.tell()
+    assert worker.end() == 0
+
+
+def waiting(cli: CommandLine) -> int:
+    counts = cli.json("status", *URL)["queues"]["mail"]["counts"]
+    return int(counts["scheduled"] + counts["processing"])
+
+
+def test_init_creates_once(cli: CommandLine) -> None:
+    first, second = cli.run("init"), cli.run("init")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "created" in first.stdout
+    assert "ready" in second.stdout
+    assert cli.json("status")["queues"] == {}
+    assert "There are no tasks yet." in cli.run("status").stdout
+
+
+def test_the_database_is_named_by_option_environment_or_app(cli: CommandLine) -> None:
+    cli.enqueue('greet.enqueue("Ada")')
+    by_environment = cli.run("status", TASKLOOM_URL="sqlite:///app.db")
+    assert "mail" in by_environment.stdout
+    assert "mail" in cli.run("status", "--app", "app:loom").stdout
+    assert "mail" in cli.run("status", *URL, TASKLOOM_URL="sqlite:///elsewhere.db").stdout
+
+
+def test_status_tells_of_waiting_tasks_and_missing_workers(cli: CommandLine) -> None:
+    cli.enqueue('greet.enqueue("Ada")', 'greet.with_(delay=3600).enqueue("Bob")')
+    status = cli.json("status", *URL)
+    assert status["queues"]["mail"]["counts"]["scheduled"] == 2
+    assert status["queues"]["mail"]["oldest_waiting_since"] is not None
+    assert status["workers"] == []
+    shown = cli.run("status", *URL).stdout
+    assert "No worker is alive" in shown
+    assert "Tasks are waiting" in shown
+
+
+def test_round_trip(cli: CommandLine, eventually: Callable[[Callable[[], object]], None]) -> None:
+    good, bad = cli.enqueue('greet.enqueue("Ada")', f"fail.enqueue({EVIL!r})")
+    work_off(cli, eventually)
+
+    assert {task["id"] for task in cli.json("tasks", "list", *URL)} == {good, bad}
+    [failed] = cli.json("tasks", "list", "--status", "failed", "--type", "fail", *URL)
+    assert failed["id"] == bad
+    assert failed["last_error"] == EVIL
+    assert "payload" not in failed
+
+    table = cli.run("tasks", "list", "--status", "failed", *URL).stdout
+    [line] = [line for line in table.splitlines() if bad in line]
+    assert r"[red]markup[/red] \x1b[31m\r\nsecond line \u2028 third" in line
+    assert "\x1b" not in table
+
+    page = cli.run("tasks", "show", bad, *URL).stdout
+    assert "ValueError" in page
+    assert "app.py" in page
+    assert "\x1b" not in page
+    shown = cli.json("tasks", "show", good, *URL)
+    assert shown["payload"] == {"name": "Ada"}
+    assert shown["execution_result"] == {"greeting": "hello Ada"}
+    assert '"greeting": "hello Ada"' in cli.run("tasks", "show", good, *URL).stdout
+
+    again = cli.run("tasks", "retry", "--status", "failed", "--queue", "mail", *URL)
+    assert again.stdout == "1 task will run again.\n"
+    assert cli.json("tasks", "show", bad, *URL)["status"] == "scheduled"
+
+    cancelled = cli.run("tasks", "cancel", bad, "--reason", "not [b]today[/b]", *URL)
+    assert cancelled.stdout == "1 task cancelled.\n"
+    assert "not [b]today[/b]" in cli.run("tasks", "list", "--status", "cancelled", *URL).stdout
+
+
+def test_list_in_pages(cli: CommandLine) -> None:
+    ids = cli.enqueue(*(f'greet.enqueue("{number}")' for number in range(5)))
+    first = cli.json("tasks", "list", "--limit", "3", *URL)
+    rest = cli.json("tasks", "list", "--limit", "3", "--after", first[-1]["id"], *URL)
+    assert [task["id"] for task in first + rest] == ids[::-1]
+    more = f"--after {first[-1]['id']}"
+    assert more in cli.run("tasks", "list", "--limit", "3", *URL).stdout
+
+
+def test_what_cannot_be_done_is_told(cli: CommandLine) -> None:
+    [id] = cli.enqueue('greet.enqueue("Ada")')
+    early = cli.run("tasks", "retry", id, *URL)
+    assert early.returncode == 1
+    assert f"{id} has not ended, it is scheduled" in early.stderr
+    unknown = cli.run("tasks", "cancel", id, "no-such-id", *URL)
+    assert unknown.returncode == 1
+    assert "no task with the id no-such-id" in unknown.stderr
+    assert cli.json("tasks", "show", id, *URL)["status"] == "scheduled"

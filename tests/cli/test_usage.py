@@ -1,0 +1,113 @@
+"""Help, version, and errors: each says what is wrong and what to do, without a traceback."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from command_line import CommandLine
+
+import taskloom
+
+
+def test_help_names_every_command(cli: CommandLine) -> None:
+    done = cli.run("--help")
+    assert done.returncode == 0
+    for command in ("demo", "worker", "status", "tasks", "init"):
+        assert re.search(rf"^  {command}\b", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_version(cli: CommandLine) -> None:
+    done = cli.run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"taskloom {taskloom.__version__} ")
+
+
+MODULES = {
+    "needs": "import a_module_that_is_not_there\n",
+    "raises": "raise RuntimeError('[red]no[/red]\\nsecond line \\x1b[31m')\n",
+    "extra": "from taskloom import MissingExtraError\nraise MissingExtraError('redis', 'redis')\n",
+    "bare": "from taskloom import Loom\nloom = Loom('sqlite:///bare.db')\n",
+    "astray": (
+        "from taskloom import Loom\nloom = Loom('sqlite:////no/such/place/x.db')\n"
+        "@loom.task\nasync def work() -> None: ...\n"
+    ),
+    "private": (
+        "from taskloom import Loom\nloom = Loom('memory://')\n"
+        "@loom.task\nasync def work() -> None: ...\n"
+    ),
+}
+
+ERRORS = {
+    "no module": ("worker ap:loom", ["no module ap.", "Did you mean app?", "Looked in {place}"]),
+    "a file": ("worker app.py:loom", ["names a file", "Write app:loom"]),
+    "no attribute named": ("worker app", ["'app' does not name a Loom", "MODULE:LOOM"]),
+    "module needs another": ("worker needs:loom", ["a_module_that_is_not_there", "needs.py, line"]),
+    "module raises": ("worker raises:loom", [r"RuntimeError: [red]no[/red]\nsecond line \x1b[31m"]),
+    "no attribute": ("worker app:lom", ["app has no 'lom'. Did you mean loom?", "app:loom"]),
+    "not a loom": ("worker app:not_a_loom", ["type int, not a Loom", "Looms there: app:loom"]),
+    "a factory": ("worker app:make_loom", ["type function, not a Loom"]),
+    "missing extra": ("worker extra:loom", ["redis is not installed", "taskloom[redis]"]),
+    "no tasks": ("worker bare:loom", ["no tasks", "@loom.task"]),
+    "unknown queue": ("worker app:loom --queues mial", ["'mial'", "There are: default, mail"]),
+    "cannot open": ("worker astray:loom", ["directory does not exist", "create /no/such/place"]),
+    "cannot open, many": ("worker astray:loom --processes 2", ["create /no/such/place"]),
+    "memory, many": ("worker private:loom --processes 2", ["memory of one process", "sqlite:///"]),
+    "no file": ("status", ["{place}/taskloom.db does not exist", "--url", "init"]),
+    "not a database": ("status --url sqlite:///app.py", ["not a SQLite database"]),
+    "memory": ("status --url memory://", ["memory of one process", "--url sqlite:///"]),
+    "no scheme": ("status --url taskloom.db", ["no scheme", "sqlite:///taskloom.db"]),
+    "init in memory": ("init --url memory://", ["nothing to create"]),
+    "init nowhere": ("init --url sqlite:////no/such/place/x.db", ["create /no/such/place"]),
+    "demo of nothing": ("demo nowhere", ["nowhere is not a folder"]),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error_says_what_to_do(cli: CommandLine, case: str) -> None:
+    for name, source in MODULES.items():
+        cli.write(name, source)
+    command, texts = ERRORS[case]
+    done = cli.run(*command.split())
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("Error: ")
+    assert len(rest) <= 1, done.stderr
+    for text in texts:
+        assert text.replace("{place}", str(cli.place)) in done.stderr
+    assert not (cli.place / "taskloom.db").exists()
+
+
+def test_a_database_of_someone_else_is_left_alone(cli: CommandLine) -> None:
+    cli.python("import sqlite3; sqlite3.connect('other.db').execute('CREATE TABLE mine (x)')")
+    before = (cli.place / "other.db").read_bytes()
+    done = cli.run("status", "--url", "sqlite:///other.db")
+    assert done.returncode == 1
+    assert "holds no tasks of Taskloom" in done.stderr
+    assert (cli.place / "other.db").read_bytes() == before
+
+
+def test_a_password_is_never_shown(cli: CommandLine) -> None:
+    done = cli.run("status", "--url", "postgresql://me:secret@host/db")
+    assert done.returncode == 1
+    assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nonsense",
+        "tasks list --status finished",
+        "tasks list --url sqlite:///a.db --app app:loom",
+        "tasks retry",
+        "tasks retry some-id --status failed",
+        "tasks retry --status scheduled",
+        "worker app:loom --processes 0",
+    ],
+)
+def test_wrong_usage_is_exit_code_2(cli: CommandLine, command: str) -> None:
+    done = cli.run(*command.split())
+    assert done.returncode == 2
+    assert "Usage: taskloom" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,323 @@
+"""The checker: from events, and the tasks as storage has them at the end, to violations.
+
+A pure function. Each violation names its invariant (I1 to I16), the task and the events.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from history import Claimed, History, Run, read_history
+from msgspec import Struct
+from recorder import Event, Final
+
+__all__ = ["Rules", "Violation", "check", "recoveries"]
+
+TERMINAL = frozenset({"executed", "failed", "expired", "ignored", "cancelled"})
+
+
+class Rules(Struct, frozen=True):
+    """What the workers were configured with, and what is tolerated; in seconds."""
+
+    lease: float = 1.0
+    max_deliveries: int = 5
+    recovery: float = 2.0
+    """Beyond the lease, until what a killed process ran starts again."""
+    skew: float = 0.05
+
+
+class Violation(Struct, frozen=True):
+    """A promise that was not kept."""
+
+    invariant: str
+    task: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: task {self.task or '-'}: {self.text}"
+
+
+class Case(Struct, frozen=True):
+    """All that a rule looks at."""
+
+    history: History
+    finals: dict[str, Final]
+    rules: Rules
+    figures: Mapping[str, int] | None
+
+
+def check(
+    events: Iterable[Event],
+    finals: Iterable[Final],
+    rules: Rules | None = None,
+    figures: Mapping[str, int] | None = None,
+) -> list[Violation]:
+    """What is wrong with a history that ended with a drain; `figures`: tasks by status."""
+    rows = {final.id: final for final in finals}
+    case = Case(read_history(events), rows, rules or Rules(), figures)
+    return [violation for rule in _RULES for violation in rule(case)]
+
+
+def _all_terminal(case: Case) -> Iterator[Violation]:
+    for id in case.history.accepted:
+        if id not in case.finals:
+            yield Violation("I1", id, "accepted by add_tasks, and storage does not know it")
+    for final in case.finals.values():
+        if final.status not in TERMINAL:
+            yield Violation("I1", final.id, f"still {final.status} after the drain")
+
+
+def _all_or_none_added(case: Case) -> Iterator[Violation]:
+    for name, call in case.history.calls.items():
+        known = [spec.id for spec in call.specs if spec.id in case.finals]
+        if call.word == "fail" and known:
+            yield Violation("I1", known[0], f"add call {name} failed, and yet it was added")
+        if call.word == "unknown" and 0 < len(known) < len(call.specs):
+            yield Violation("I1", known[0], f"add call {name} was half accepted")
+
+
+def _one_terminal_state(case: Case) -> Iterator[Violation]:
+    for id, settles in case.history.settled.items():
+        ends = [each for each in settles if each.accepted and each.status in TERMINAL]
+        told = ", ".join(f"{end.status} at {end.t:.3f} by {end.pid}" for end in ends)
+        if len(ends) > 1:
+            yield Violation("I2", id, f"ended {len(ends)} times: {told}")
+        final = case.finals.get(id)
+        if ends and final is not None and final.status != ends[-1].status:
+            yield Violation("I2", id, f"is {final.status} in storage, but ended: {told}")
+
+
+def _nothing_invented(case: Case) -> Iterator[Violation]:
+    known = case.history.specs.keys() | case.history.spawned.keys()
+    for id in case.history.runs.keys() - known:
+        yield Violation("I3", id, f"nobody added it: {case.history.runs[id][0]}")
+    for id in case.finals.keys() - known:
+        yield Violation("I3", id, "in storage, and nobody added it")
+
+
+def _ends_are_true(case: Case) -> Iterator[Violation]:
+    for id, final in case.finals.items():
+        runs = case.history.runs.get(id, [])
+        spec = case.history.specs.get(id)
+        good = [run for run in runs if run.word == "ok"]
+        if final.status == "executed" and not any(run.result == final.result for run in good):
+            told = ", ".join(map(str, runs)) or "it never ran"
+            yield Violation("I4", id, f"executed with {final.result!r}, but: {told}")
+        if final.status == "failed":
+            yield from _failed_truly(case, final, runs)
+        if final.status == "expired" and (spec is None or spec.until > 1e17):
+            yield Violation("I4", id, "expired, and had no time to expire at")
+        if final.status in ("ignored", "cancelled"):
+            yield Violation("I4", id, f"{final.status}, and nobody asked for that")
+
+
+def _failed_truly(case: Case, final: Final, runs: Sequence[Run]) -> Iterator[Violation]:
+    history, id = case.history, final.id
+    if not final.poison:
+        if not any(run.word == "fail" and run.attempt == final.retry_count for run in runs):
+            yield Violation("I4", id, f"failed, but its last attempt ({final.retry_count}) did not")
+        return
+    hit = {
+        each.pid
+        for each in [*history.claims.get(id, []), *runs]
+        if history.faults.get(each.pid)
+    }
+    if len(hit) < case.rules.max_deliveries:
+        yield Violation(
+            "I4", id, f"set aside as poison after only {len(hit)} deliveries were cut short"
+        )
+
+
+def _extra_runs_explained(case: Case) -> Iterator[Violation]:
+    for id, runs in case.history.runs.items():
+        for before, after in pairwise(runs):
+            if before.word == "fail" and after.attempt == before.attempt + 1:
+                continue
+            finished = before.word in ("ok", "fail")
+            if not case.history.fault_between(
+                before.pid, before.start, after.start, hard=finished
+            ):
+                yield Violation("I5", id, f"ran again without a reason: {before}, then {after}")
+
+
+def _leases_respected(case: Case) -> Iterator[Violation]:
+    for id, claims in case.history.claims.items():
+        released = {epoch for _, epoch in case.history.released.get(id, [])}
+        settled = {each.epoch for each in case.history.settled.get(id, []) if each.accepted}
+        for before, after in pairwise(claims):
+            given_up = before.epoch in released or before.epoch in settled
+            if given_up or case.history.fault_between(before.pid, before.since, after.since):
+                given_up = given_up or after.since >= before.until - case.rules.skew
+            if not given_up and before.epoch + 1 == after.epoch:
+                yield Violation("I6", id, f"taken from a living worker: {_held(before, after)}")
+
+
+def _held(before: Claimed, after: Claimed) -> str:
+    return (
+        f"process {before.pid} had it under epoch {before.epoch} until {before.until:.3f} at "
+        f"least, process {after.pid} claimed it as {after.epoch} at {after.since:.3f}"
+    )
+
+
+def _no_overlap(case: Case) -> Iterator[Violation]:
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for id, runs in case.history.runs.items():
+        if len(runs) > 1:
+            groups[id] = runs
+        for run in runs:
+            if run.lock:
+                groups[f"lock {run.lock}"].append(run)
+    for runs in groups.values():
+        runs = sorted(runs, key=lambda run: run.start)
+        for before, after in pairwise(runs):
+            end = min(before.end, case.history.deaths.get(before.pid, float("inf")))
+            if after.start >= end:
+                continue
+            if not case.history.fault_between(before.pid, before.start, after.start):
+                yield Violation("I6", after.task, f"at the same time: {before} and {after}")
+
+
+def _fenced(case: Case) -> Iterator[Violation]:
+    for id, settles in case.history.settled.items():
+        good = sorted((each for each in settles if each.accepted), key=lambda each: each.t)
+        newest = None
+        for each in good:
+            if newest is not None and each.epoch < newest.epoch and each.since > newest.t:
+                yield Violation(
+                    "I7",
+                    id,
+                    f"process {each.pid} settled it under epoch {each.epoch} at {each.t:.3f}, "
+                    f"after {newest.pid} had under {newest.epoch} at {newest.t:.3f}",
+                )
+            if newest is None or each.epoch > newest.epoch:
+                newest = each
+        for each in good:
+            for claimed in case.history.claims.get(id, []):
+                if claimed.epoch > each.epoch and claimed.until - case.rules.lease < each.since:
+                    yield Violation(
+                        "I7",
+                        id,
+                        f"process {each.pid} settled it under epoch {each.epoch} at "
+                        f"{each.t:.3f}, when it was {claimed.pid}'s under {claimed.epoch}",
+                    )
+
+
+def _attempts_bounded(case: Case) -> Iterator[Violation]:
+    limit = case.rules.max_deliveries
+    for id, runs in case.history.runs.items():
+        spec = case.history.specs.get(id)
+        retries = spec.retries if spec is not None else 0
+        for run in runs:
+            if run.attempt > retries:
+                yield Violation("I8", id, f"has {retries} retries: {run}")
+        # What was released in a shutdown does not count.
+        counted = Counter(run.attempt for run in runs if run.word != "cancelled")
+        for attempt, count in counted.items():
+            if count > limit:
+                yield Violation("I8", id, f"attempt {attempt} was started {count} times")
+
+
+def _releases_not_counted(case: Case) -> Iterator[Violation]:
+    for id, releases in case.history.released.items():
+        epochs = {epoch for _, epoch in releases}
+        for before, after in pairwise(case.history.claims.get(id, [])):
+            next_one = after.epoch == before.epoch + 2  # one for the release, one for the claim
+            if before.epoch in epochs and next_one and after.deliveries > before.deliveries:
+                yield Violation(
+                    "I8",
+                    id,
+                    f"its release under epoch {before.epoch} counted: delivery "
+                    f"{before.deliveries} was followed by {after.deliveries}",
+                )
+
+
+def _in_time(case: Case) -> Iterator[Violation]:
+    for id, spec in case.history.specs.items():
+        for run in case.history.runs.get(id, []):
+            if run.start < spec.after - case.rules.skew:
+                yield Violation("I12", id, f"{spec.after - run.start:.3f} s too early: {run}")
+            if run.start > spec.until + case.rules.skew:
+                yield Violation("I12", id, f"{run.start - spec.until:.3f} s too late: {run}")
+
+
+def recoveries(history: History) -> Iterator[tuple[Run, float, float]]:
+    """Runs that a killed process had in hand and did not settle: when it died, when they went on.
+
+    Infinite where the run never came again.
+    """
+    settled = {
+        (each.pid, id)
+        for id, settles in history.settled.items()
+        for each in settles
+        if each.accepted
+    }
+    for id, runs in history.runs.items():
+        starts = [run.start for run in runs]
+        for run in runs:
+            died = history.deaths.get(run.pid)
+            if died is None or run.start > died or (run.pid, id) in settled or run.word:
+                continue
+            yield run, died, min((t for t in starts if t > died), default=float("inf"))
+
+
+def _found_again(case: Case) -> Iterator[Violation]:
+    limit = case.rules.lease + case.rules.recovery
+    for run, died, again in recoveries(case.history):
+        final = case.finals.get(run.task)
+        over = final is not None and (final.poison or final.status == "expired")
+        if again - died > limit and not (over and again == float("inf")):
+            yield Violation(
+                "I13", run.task, f"{run} was cut short at {died:.3f}; it went on at {again:.3f}"
+            )
+
+
+def _figures_agree(case: Case) -> Iterator[Violation]:
+    if case.figures is None:
+        return
+    real = Counter(final.status for final in case.finals.values())
+    told = {status: count for status, count in case.figures.items() if count}
+    if told != dict(real):
+        yield Violation("I14", "", f"the public figures say {told}, storage holds {dict(real)}")
+
+
+def _children_once(case: Case) -> Iterator[Violation]:
+    children: dict[str, set[str]] = defaultdict(set)
+    for final in case.finals.values():
+        if final.parent:
+            children[final.parent].add(final.id)
+    for id, final in case.finals.items():
+        if final.status != "executed":
+            continue
+        good = [run for run in case.history.runs.get(id, []) if run.word == "ok"]
+        wanted = set(good[-1].children) if good else set()
+        if missing := wanted - children[id]:
+            yield Violation("I15", id, f"{len(missing)} of its {len(wanted)} children are missing")
+        if extra := children[id] - wanted:
+            yield Violation("I15", id, f"{len(extra)} children more than {good[-1:]} declared")
+
+
+def _nothing_left(case: Case) -> Iterator[Violation]:
+    for event in case.history.left:
+        yield Violation("I16", event.task, f"process {event.pid} left behind: {event.word}")
+
+
+_RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
+    _all_terminal,
+    _all_or_none_added,
+    _one_terminal_state,
+    _nothing_invented,
+    _ends_are_true,
+    _extra_runs_explained,
+    _leases_respected,
+    _no_overlap,
+    _fenced,
+    _attempts_bounded,
+    _releases_not_counted,
+    _in_time,
+    _found_again,
+    _figures_agree,
+    _children_once,
+    _nothing_left,
+)
