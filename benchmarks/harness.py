@@ -89,7 +89,9 @@ def measure(function: str, **arguments: Any) -> Result:
     return answer
 
 
-def alternate(rounds: int, measurements: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+def alternate(
+    rounds: int, measurements: Mapping[str, Callable[[], float]]
+) -> dict[str, list[float]]:
     """Each measurement once per round, by turns: all see the same drift of the machine."""
     found: dict[str, list[float]] = {name: [] for name in measurements}
     for _ in range(rounds):

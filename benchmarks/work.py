@@ -12,7 +12,9 @@ PAYLOAD_BYTES = 100
 FIRST = 1_000_000
 """The first task's number: all have seven digits, so that all payloads have one size."""
 
-_TEXT = "x" * (PAYLOAD_BYTES - len(json.dumps({"number": FIRST, "text": ""}, separators=(",", ":"))))
+_TEXT = "x" * (
+    PAYLOAD_BYTES - len(json.dumps({"number": FIRST, "text": ""}, separators=(",", ":")))
+)
 
 
 def payload(index: int) -> dict[str, Any]:

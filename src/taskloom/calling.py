@@ -26,15 +26,18 @@ def runs_in_thread(function: Callable[..., Any]) -> bool:
     return not inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
-def begin(context: Context, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[None] | None:
-    """Run `coroutine` in `context` up to where it first waits; None: it is done already.
+def begin(context: Context, work: Awaitable[Any]) -> Awaitable[None] | None:
+    """Run `work` in `context` up to where it first waits; None: it is done already.
 
-    Await what is returned for the rest. Work that never waits costs no further frame.
+    Await what is returned for the rest. A coroutine that never waits costs no further frame.
     """
+    coroutine = work if isinstance(work, types.CoroutineType) else _awaited(work)
     try:
         waits_for = context.run(coroutine.send, None)
     except StopIteration:
         return None
+    except GeneratorExit as error:
+        raise _disguised(error) from error
     return _go_on(context, coroutine, waits_for)
 
 
@@ -46,13 +49,27 @@ async def call_in_thread(
     Cancelling it does not stop the thread.
     """
     loop = asyncio.get_running_loop()
-    answer = await loop.run_in_executor(threads, context.run, function, *args)
-    if inspect.iscoroutine(answer):
+    answer, error = await loop.run_in_executor(threads, context.run, _caught, function, *args)
+    if isinstance(error, StopIteration | GeneratorExit):
+        raise _disguised(error) from error
+    if error is not None:
+        raise error
+    if inspect.isawaitable(answer):
         rest = begin(context, answer)
         if rest is not None:
             await rest
-    elif inspect.isawaitable(answer):
-        await answer
+
+
+def _caught(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+    # A future refuses to carry a StopIteration, and would wait for ever.
+    try:
+        return function(*args), None
+    except BaseException as error:
+        return None, error
+
+
+async def _awaited(answer: Awaitable[Any]) -> None:
+    await answer
 
 
 @types.coroutine
@@ -60,17 +77,24 @@ def _go_on(
     context: Context, coroutine: Coroutine[Any, Any, Any], waits_for: Any
 ) -> Generator[Any, Any, None]:
     """Await the rest of `coroutine`, running each of its steps in `context`."""
-    send, throw, run = coroutine.send, coroutine.throw, context.run
-    try:
-        while True:
-            try:
-                answer = yield waits_for
-            except GeneratorExit:
-                run(coroutine.close)
-                raise
-            except BaseException as error:
-                waits_for = run(throw, error)
-            else:
-                waits_for = run(send, answer)
-    except StopIteration:
-        return
+    step: Callable[[Any], Any]
+    while True:
+        try:
+            answer = yield waits_for
+            step = coroutine.send
+        except GeneratorExit:  # it is we who are being closed
+            context.run(coroutine.close)
+            raise
+        except BaseException as error:
+            step, answer = coroutine.throw, error
+        try:
+            waits_for = context.run(step, answer)
+        except StopIteration:
+            return
+        except GeneratorExit as error:
+            raise _disguised(error) from error
+
+
+def _disguised(error: BaseException) -> RuntimeError:
+    """What user code raised, as something that does not end our own coroutine like a close."""
+    return RuntimeError(f"the executor raised {type(error).__name__}")

@@ -5,13 +5,14 @@ Neighbours go on, and people can still look at the rest.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import Any
 
 import pytest
 from harness import QUEUE, TYPE, Engines, Meddled, Runs, make_task, serving, single
 
-from taskloom import Task, TaskStatus
+from taskloom import Task, TaskStatus, UnavailableError
 from taskloom.interfaces import UnreadableRecord
 
 BODIES: dict[str, bytes] = {
@@ -128,13 +129,9 @@ class _WithARecord(Meddled):
     record = UnreadableRecord(b"\xff\x00raw", "no task", ("q", "x", 1), 1, QUEUE)
 
     async def meddle(self, name: str, work: Any, args: Any, kwargs: Any) -> Any:
-        if name == "queue.claim" and name not in self.names():
-            return [self.record, *await super().meddle(name, work, args, kwargs)]
-        if name in ("queue.ack", "storage.set_aside"):
-            self.calls.note((name, args, kwargs))
-            if args == ([self.record],) and name == "queue.ack":
-                return []
-        return await work(*args, **kwargs)
+        first = name == "queue.claim" and name not in self.names()
+        answer = await super().meddle(name, work, args, kwargs)
+        return [self.record, *answer] if first else answer
 
 
 async def test_r6_a_record_is_kept_before_it_is_acknowledged(memory: Engines) -> None:
@@ -158,3 +155,15 @@ async def test_r6_a_record_that_cannot_be_kept_is_not_acknowledged(memory: Engin
         await runs.finished.reach(1)
     acked = [args[0] for name, args, _ in parts.calls if name == "queue.ack"]
     assert all(_WithARecord.record not in records for records in acked)
+
+
+async def test_r6_neighbours_of_a_record_that_cannot_be_kept_are_released(memory: Engines) -> None:
+    parts = _WithARecord(memory.parts)
+    parts.fail("storage.set_aside")
+    handler = memory.handler({TYPE: single(Runs())}, parts=parts)
+    await handler.add_tasks([make_task("neighbour")])
+    with contextlib.suppress(UnavailableError):
+        await handler.process_batch(QUEUE)
+    await memory.pass_time(2)
+    (delivery,) = await memory.queue.claim(QUEUE, 1, lease=1)
+    assert delivery.delivery_count == 1

@@ -13,6 +13,9 @@ import pytest
 from page_run import PageRun, first_missing
 from pages import DOCS, PAGES, ROOT, Block, blocks_of, name_of
 
+WIDTH = 82
+"""Columns that a reader sees without scrolling to the side."""
+
 _RUNNABLE = [page for page in PAGES if any(b.language for b in blocks_of(page))]
 
 
@@ -40,6 +43,12 @@ def test_the_examples_of_a_page_run_in_order(page: Path, run: PageRun) -> None:
 def test_every_block_says_what_it_is(page: Path) -> None:
     known = {"python", "console", "text", "yaml", "ini", "toml", "sh"}
     assert {block.language for block in blocks_of(page)} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_line_of_an_example_is_cut_off_on_the_page(page: Path) -> None:
+    lines = [line for block in blocks_of(page) for line in block.text.splitlines()]
+    assert [line for line in lines if len(line) > WIDTH] == []
 
 
 def test_the_first_page_shows_the_example_of_the_readme() -> None:

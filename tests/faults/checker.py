@@ -143,15 +143,18 @@ def _extra_runs_explained(case: Case) -> Iterator[Violation]:
 
 
 def _leases_respected(case: Case) -> Iterator[Violation]:
-    for id, claims in case.history.claims.items():
-        released = {epoch for _, epoch in case.history.released.get(id, [])}
-        settled = {each.epoch for each in case.history.settled.get(id, []) if each.accepted}
+    history = case.history
+    for id, claims in history.claims.items():
+        settled = {each.epoch for each in history.settled.get(id, []) if each.accepted}
         for before, after in pairwise(claims):
-            given_up = before.epoch in released or before.epoch in settled
-            if given_up or case.history.fault_between(before.pid, before.since, after.since):
-                given_up = given_up or after.since >= before.until - case.rules.skew
-            if not given_up and before.epoch + 1 == after.epoch:
-                yield Violation("I6", id, f"taken from a living worker: {_held(before, after)}")
+            # A release raises the epoch too; a dead process may have settled it and not said so.
+            taken = after.epoch == before.epoch + 1 and before.epoch not in settled
+            if not taken or history.deaths.get(before.pid, float("inf")) <= after.t:
+                continue
+            if after.t < before.until - case.rules.skew:
+                yield Violation("I6", id, f"taken before its lease ended: {_held(before, after)}")
+            elif not history.fault_between(before.pid, before.since, after.t):
+                yield Violation("I6", id, f"a living worker lost it: {_held(before, after)}")
 
 
 def _held(before: Claimed, after: Claimed) -> str:
@@ -195,7 +198,7 @@ def _fenced(case: Case) -> Iterator[Violation]:
                 newest = each
         for each in good:
             for claimed in case.history.claims.get(id, []):
-                if claimed.epoch > each.epoch and claimed.until - case.rules.lease < each.since:
+                if claimed.epoch > each.epoch and claimed.t <= each.since:
                     yield Violation(
                         "I7",
                         id,

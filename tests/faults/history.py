@@ -42,6 +42,7 @@ class Claimed(Struct):
     """A task under a lease."""
 
     since: float
+    t: float
     pid: int
     epoch: int
     deliveries: int
@@ -134,7 +135,7 @@ class History:
         until = event.since + event.lease
         for id, epoch, word in event.keys:
             if event.kind == "claim":
-                claimed = Claimed(event.since, event.pid, epoch, int(word), until)
+                claimed = Claimed(event.since, event.t, event.pid, epoch, int(word), until)
                 self.claims[id].append(claimed)
             elif event.kind == "extend":
                 for claimed in self.claims[id]:

@@ -1,0 +1,59 @@
+"""Run the benchmarks and print the table: `python -m benchmarks [PART …]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import adding, backlog, drain_memory, drain_sqlite, latency, memory_use, waiting
+from benchmarks.harness import Figure, Options
+from benchmarks.noise import Noise
+from benchmarks.report import show, write
+
+PARTS: dict[str, Callable[[Options], list[Figure]]] = {
+    "drain-sqlite": drain_sqlite.figures,
+    "add": adding.figures,
+    "drain-memory": drain_memory.figures,
+    "latency": latency.figures,
+    "waiting": waiting.figures,
+    "backlog": backlog.figures,
+    "memory": memory_use.figures,
+}
+
+
+def main() -> None:
+    """Measure the parts asked for, all unless told; the table goes to standard output."""
+    given = _arguments()
+    options = Options(rounds=given.rounds, quick=given.quick)
+    noise, figures = Noise(), list[Figure]()
+    noise.look()
+    for name in given.parts or PARTS:
+        print(f"{name} …", file=sys.stderr)
+        figures += PARTS[name](options)
+    noise.look()
+    show(figures, noise)
+    write(given.json, figures, noise)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of: {', '.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default 5)")
+    parser.add_argument("--quick", action="store_true", help="without the million waiting tasks")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path(__file__).with_name("results.json"),
+        help="where the numbers of all rounds go (default %(default)s)",
+    )
+    given = parser.parse_args()
+    if unknown := set(given.parts) - PARTS.keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    if given.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return given
+
+
+main()

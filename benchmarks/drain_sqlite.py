@@ -1,0 +1,44 @@
+"""Draining an SQLite file: against huey, and against the engine itself."""
+
+from __future__ import annotations
+
+from benchmarks.harness import Figure, Options, alternate, database, measure
+
+__all__ = ["figures"]
+
+
+def figures(options: Options) -> list[Figure]:
+    """The drain rate beside huey's and that of a raw loop."""
+    found = alternate(
+        options.rounds,
+        {
+            "ours": lambda: _rate("ours", 40_000),
+            "huey": lambda: _rate("huey_peer", 4_000),
+            "raw": lambda: _rate("raw_sqlite", 80_000),
+        },
+    )
+    what, unit = "SQLite: drain", "tasks/s"
+    return [
+        Figure(
+            what=what,
+            unit=unit,
+            ours=found["ours"],
+            against="huey SqliteHuey",
+            theirs=found["huey"],
+            at_least=10.0,
+        ),
+        Figure(
+            what=what,
+            unit=unit,
+            ours=found["ours"],
+            against="raw sqlite3 loop",
+            theirs=found["raw"],
+            at_least=0.25,
+        ),
+    ]
+
+
+def _rate(who: str, tasks: int) -> float:
+    with database() as path:
+        measure(f"{who}:fill", path=path, tasks=tasks)
+        return measure(f"{who}:drain", path=path, tasks=tasks)["rate"]
