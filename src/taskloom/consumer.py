@@ -79,7 +79,7 @@ class Intake:
         parts, fed = self._parts, False
         try:
             await parts.on_claim(claim, deliveries)
-            fit = await self._without_cancelled(claim, self._without_poison(claim, deliveries))
+            fit = await self._with_rows(claim, self._without_poison(claim, deliveries))
             await parts.runner.start(claim.queue_id, fit, claim)
             fed = True
         except UnavailableError as error:
@@ -98,17 +98,24 @@ class Intake:
             claim.ended(Outcome(delivery, Word.POISON))
         return [delivery for delivery in deliveries if delivery.delivery_count <= limit]
 
-    async def _without_cancelled(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
-        """Drop what was cancelled in a storage beside the queue after it had been put there."""
+    async def _with_rows(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
+        """Lease the rows that a storage beside the queue has of these tasks; drop the cancelled.
+
+        A task that has ended otherwise runs again: its worker died between the storage's write and
+        the acknowledgement, perhaps before its children were added.
+        """
         stored = [d.task.id for d in deliveries if d.task.status is TaskStatus.QUEUED]
         if not stored:
             return deliveries
-        rows = await self._parts.storage.get(stored)
-        gone = {row.id for row in rows if row.status is TaskStatus.CANCELLED}
-        if not gone:
+        parts = self._parts
+        rows = await parts.storage.take_over(stored, lease=parts.keeper.lease)
+        claim.rows = {row.task.id: row for row in rows}
+        ended = [id for id in stored if id not in claim.rows]
+        if not ended:
             return deliveries
-        dropped = [delivery for delivery in deliveries if delivery.task.id in gone]
-        await self._parts.queue.ack(dropped)
+        found = await parts.storage.get(ended)
+        gone = {task.id for task in found if task.status is TaskStatus.CANCELLED}
+        await parts.queue.ack([delivery for delivery in deliveries if delivery.task.id in gone])
         claim.close(gone)
         return [delivery for delivery in deliveries if delivery.task.id not in gone]
 

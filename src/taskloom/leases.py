@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from taskloom.clock import Clock
 from taskloom.errors import UnavailableError
 from taskloom.interfaces.message_queue import MessageQueue
+from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.outcomes import Delivery, Outcome
 
 __all__ = ["Claim", "Keeper"]
@@ -28,7 +29,16 @@ class Claim:
     monotonic clock: a renewal that timed out is unknown, not done.
     """
 
-    __slots__ = ("_on_ended", "_settled", "open", "queue_id", "size", "tally", "trusted_until")
+    __slots__ = (
+        "_on_ended",
+        "_settled",
+        "open",
+        "queue_id",
+        "rows",
+        "size",
+        "tally",
+        "trusted_until",
+    )
 
     def __init__(
         self,
@@ -41,6 +51,8 @@ class Claim:
         self.open = {delivery.task.id: delivery for delivery in deliveries}
         self.size = len(self.open)
         self.trusted_until = trusted_until
+        self.rows: dict[str, Delivery] = {}
+        """The leases on the rows that a storage beside the queue has of these tasks."""
         self.tally: dict[str, int] = {}
         """What became of its deliveries, counted by the settler."""
         self._on_ended = on_ended
@@ -56,6 +68,8 @@ class Claim:
         """These deliveries are settled, or given up: the lease is nobody's business any more."""
         for id in ids:
             self.open.pop(id, None)
+            if self.rows:
+                self.rows.pop(id, None)
         if not self.open:
             self._settled.set()
 
@@ -74,6 +88,7 @@ class Keeper:
     def __init__(
         self,
         queue: MessageQueue,
+        storage: TaskStorage,
         lease: float,
         clock: Clock,
         on_lost: Callable[[Claim, Sequence[Delivery]], None],
@@ -81,6 +96,7 @@ class Keeper:
     ) -> None:
         self.lease = lease
         self._queue = queue
+        self._storage = storage
         self._clock = clock
         self._on_lost = on_lost
         self._renew_locks = renew_locks
@@ -133,18 +149,23 @@ class Keeper:
             id: claim for claim in claims for id in claim.open
         }  # a task is in one claim of ours at most
         deliveries = [delivery for claim in claims for delivery in claim.open.values()]
-        lost: dict[Claim, list[Delivery]] = {}
+        rows = [row for claim in claims for row in claim.rows.values()]
+        gone: set[str] = set()
         started = self._clock.monotonic()
-        for start in range(0, len(deliveries), CHUNK):
-            part = deliveries[start : start + CHUNK]
-            for delivery in await self._queue.extend(part, self.lease):
+        for part in _chunks(deliveries):
+            gone.update(d.task.id for d in await self._queue.extend(part, self.lease))
+        for part in _chunks(rows):
+            gone.update(d.task.id for d in await self._storage.extend_leases(part, self.lease))
+        lost: dict[Claim, list[Delivery]] = {}
+        for delivery in deliveries:
+            if delivery.task.id in gone:
                 lost.setdefault(owners[delivery.task.id], []).append(delivery)
         for claim in claims:
             self._claims[claim] = started
             claim.trusted_until = self.trust(started)
-        for claim, gone in lost.items():
+        for claim, missing in lost.items():
             # One that was settled while the renewal was under way is not lost but done.
-            still_open = [d for d in gone if claim.open.get(d.task.id) is d]
+            still_open = [d for d in missing if claim.open.get(d.task.id) is d]
             if still_open:
                 self._on_lost(claim, still_open)
 
@@ -152,3 +173,8 @@ class Keeper:
         settled = [claim for claim in self._claims if not claim.open]
         for claim in settled:
             del self._claims[claim]
+
+
+def _chunks(deliveries: list[Delivery]) -> Iterator[list[Delivery]]:
+    for start in range(0, len(deliveries), CHUNK):
+        yield deliveries[start : start + CHUNK]

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskloom.clock import Clock
 from taskloom.errors import UnavailableError
@@ -24,7 +25,7 @@ from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.leases import Claim
 from taskloom.locks import TaskLocks
 from taskloom.outage import Outage
-from taskloom.outcomes import Delivery, Outcome, Settlement, Word
+from taskloom.outcomes import Delivery, Ending, Outcome, Settlement, Word
 from taskloom.settlement import Circumstances, Verdict, decide
 from taskloom.task import Task, TaskStatus
 
@@ -149,38 +150,54 @@ class Settler:
         self, verdicts: list[Verdict], group: list[Settled], *, again: bool
     ) -> set[str]:
         """Write everything; returns the ids whose delivery was no longer ours."""
-        await self._release(verdicts)
+        rows = {id: row for item in group for id, row in item.claim.rows.items()}
+        await self._release(verdicts, rows)
         kept = [verdict for verdict in verdicts if not verdict.released]
         if self._integrated:
             return await self._settle_whole(kept)
         fenced = await self._no_longer_ours(kept, group)
-        kept = [v for v in kept if v.outcome.delivery.task.id not in fenced]
-        await self._store(kept, fenced=False)
+        fenced |= await self._store_rows([v for v in kept if _id(v) not in fenced], rows)
+        kept = [v for v in kept if _id(v) not in fenced]
         if children := [child for v in kept for child in v.outcome.children]:
             await self._parts.add_children(children)
         gone = await self._give_up(kept)
         # Said again after a lost answer, "no longer ours" means that it was done the first time.
         return fenced if again else fenced | gone
 
+    async def _store_rows(self, verdicts: list[Verdict], rows: dict[str, Delivery]) -> set[str]:
+        """Beside a separate queue: rows we hold are written under their lease, others made."""
+        held = [v for v in verdicts if v.ending is not None and _id(v) in rows]
+        new = tuple(v.ending for v in verdicts if v.ending is not None and _id(v) not in rows)
+        if new:
+            await self._parts.storage.settle(Settlement(new, fenced=False))
+        if not held:
+            return set()
+        endings = tuple(
+            replace(v.ending, delivery=rows[_id(v)]) for v in held if v.ending is not None
+        )
+        lost = set(await self._parts.storage.settle(Settlement(endings)))
+        if lost:
+            # Someone took the row over: they, or whoever comes next, shall get the task.
+            fenced = [v.outcome.delivery for v in held if _id(v) in lost]
+            await self._parts.queue.release(fenced)
+        return lost
+
     async def _settle_whole(self, verdicts: list[Verdict]) -> set[str]:
         """One transaction for all of it: children and acknowledgement are in the same write."""
         parents = [verdict.outcome for verdict in verdicts if verdict.outcome.children]
         if not parents:
-            return await self._store(verdicts, fenced=True)
+            return await self._store(verdicts)
         children = [child for outcome in parents for child in outcome.children]
         async with self._parts.announcing(children, self._parts.executor_of) as announce:
-            lost = await self._store(verdicts, fenced=True)
+            lost = await self._store(verdicts)
             for outcome in parents:
                 if outcome.delivery.task.id not in lost:
                     announce(outcome.children)
         return lost
 
-    async def _store(self, verdicts: list[Verdict], *, fenced: bool) -> set[str]:
+    async def _store(self, verdicts: list[Verdict]) -> set[str]:
         endings = tuple(v.ending for v in verdicts if v.ending is not None)
-        if not endings:
-            return set()
-        lost = await self._parts.storage.settle(Settlement(endings, fenced))
-        return set(lost) if fenced else set()
+        return set(await self._parts.storage.settle(Settlement(endings))) if endings else set()
 
     async def _no_longer_ours(self, verdicts: list[Verdict], group: list[Settled]) -> set[str]:
         """Before anything is written beside the queue: which leases are gone?
@@ -213,11 +230,17 @@ class Settler:
             lost += await self._parts.queue.ack(done)
         return {delivery.task.id for delivery in lost}
 
-    async def _release(self, verdicts: list[Verdict]) -> None:
+    async def _release(self, verdicts: list[Verdict], rows: dict[str, Delivery]) -> None:
+        released = [v.outcome for v in verdicts if v.outcome.word is Word.RELEASED]
+        if not released:
+            return
+        held = [rows[o.delivery.task.id] for o in released if o.delivery.task.id in rows]
+        if held:
+            endings = tuple(Ending(row, TaskStatus.QUEUED, next=_queued(row)) for row in held)
+            await self._parts.storage.settle(Settlement(endings))
         by_delay: dict[float, list[Delivery]] = {}
-        for verdict in verdicts:
-            if verdict.outcome.word is Word.RELEASED:
-                by_delay.setdefault(verdict.outcome.delay, []).append(verdict.outcome.delivery)
+        for outcome in released:
+            by_delay.setdefault(outcome.delay, []).append(outcome.delivery)
         for delay, deliveries in by_delay.items():
             await self._parts.queue.release(deliveries, delay=delay)
 
@@ -249,6 +272,14 @@ class Settler:
 
     def _trusted_until(self, group: list[Settled]) -> float:
         return max(item.claim.trusted_until for item in group)
+
+
+def _id(verdict: Verdict) -> str:
+    return verdict.outcome.delivery.task.id
+
+
+def _queued(row: Delivery) -> Task[Any]:
+    return replace(row.task, status=TaskStatus.QUEUED)
 
 
 def _name(verdict: Verdict) -> str:

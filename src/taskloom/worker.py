@@ -70,7 +70,9 @@ class Worker:
             failure_threshold=config.stats_failure_threshold,
         )
         lease = seconds(config.lease, "lease")
-        self._keeper = Keeper(parts.queue, lease, clock, self._on_lost, parts.runner.locks.renew)
+        self._keeper = Keeper(
+            parts.queue, parts.storage, lease, clock, self._on_lost, parts.runner.locks.renew
+        )
         self._pulse = Pulse(
             parts.worker_id, parts.listeners, parts.storage, self._keeper, self.figures, config
         )

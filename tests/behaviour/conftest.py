@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from harness import Engines, open_engines
 
+from harness import Engines, open_engines
 from taskloom import SystemClock
 from taskloom.testing import ManualClock
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from harness import (
     QUEUE,
     TYPE,
@@ -25,7 +26,6 @@ from harness import (
     serving,
     single,
 )
-
 from taskloom import SystemClock, Task, TaskStatus
 from taskloom.memory import ImmediateQueue, InMemoryCache, InMemoryQueue, InMemoryStorage
 from taskloom.testing import ManualClock

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from harness import (
     QUEUE,
     TYPE,
@@ -22,7 +23,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import Task, TaskHandler, TaskMetadata, TaskStatus
 
 # 1.1 ids

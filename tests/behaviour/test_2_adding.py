@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from harness import (
     QUEUE,
     TYPE,
@@ -20,7 +21,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import (
     InvalidTaskError,
     QueueUnavailableError,

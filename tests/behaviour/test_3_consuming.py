@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from harness import (
     PATIENCE,
     QUEUE,
@@ -23,7 +24,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import SystemClock, Task, TaskHandler, TaskStatus
 
 # 3.1 no hoarding

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from harness import (
     QUEUE,
     TYPE,
@@ -18,7 +19,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import Task, TaskHandler, TaskStatus
 
 # 3.2 leases

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from harness import (
     QUEUE,
     TYPE,
@@ -18,7 +19,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import QueueUnavailableError, Task, TaskStatus
 
 # 3.7 claiming

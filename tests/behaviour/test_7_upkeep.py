@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from harness import (
     QUEUE,
     TYPE,
@@ -19,7 +20,6 @@ from harness import (
     serving,
     single,
 )
-
 from taskloom import (
     Retention,
     StorageUnavailableError,

@@ -12,8 +12,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from harness import QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, single
 
+from harness import QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, single
 from taskloom import (
     EntityRef,
     InvalidTaskError,

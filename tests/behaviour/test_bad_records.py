@@ -10,8 +10,8 @@ import sqlite3
 from typing import Any
 
 import pytest
-from harness import QUEUE, TYPE, Engines, Meddled, Runs, make_task, serving, single
 
+from harness import QUEUE, TYPE, Engines, Meddled, Runs, make_task, serving, single
 from taskloom import Task, TaskStatus, UnavailableError
 from taskloom.interfaces import UnreadableRecord
 
@@ -26,7 +26,7 @@ BODIES: dict[str, bytes] = {
     "missing fields": b"{}",
     "missing payload": b'{"type": "work", "queue_id": "q"}',
     "a number as type": b'{"type": 7, "queue_id": "q", "payload": null}',
-    "a naive time": b'{"type":"work","queue_id":"q","payload":1,"execute_at":"2030-01-01T00:00:00"}',
+    "a naive time": b'{"type":"work","queue_id":"q","payload":1,"created_at":"2030-01-01T00:00"}',
     "an unknown status": b'{"type":"work","queue_id":"q","payload":1,"status":"resting"}',
     "a text as retries": b'{"type":"work","queue_id":"q","payload":1,"retries":"x"}',
     "10^5 levels": b'{"type":"work","queue_id":"q","payload":'

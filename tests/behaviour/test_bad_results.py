@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import QUEUE, TYPE, Engines, make_task, multi, single
 
+from harness import QUEUE, TYPE, Engines, make_task, multi, single
 from taskloom import Task, TaskStatus
 
 KIB = 1024

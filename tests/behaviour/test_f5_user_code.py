@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, serving, single
 
+from harness import QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, serving, single
 from taskloom import Executor, Task, TaskStatus
 
 

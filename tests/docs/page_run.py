@@ -7,8 +7,8 @@
 - ```console: each line that starts with `$ ` is run. What is shown below it must come, in that
   order; lines in between may be left out, and `…` stands for anything. `ID` in a command is the
   first task id that was printed last. `^C` stops a command that does not end by itself, once all
-  that is shown above it has come. Commands that end by themselves run in this process where they
-  are `taskloom`: starting Python for each would take longer than all the rest.
+  that is shown above it has come. Where they end by themselves, `taskloom …` and `python file.py`
+  run in this process: starting Python for each would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ import inspect
 import io
 import os
 import re
+import runpy
 import shlex
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +37,8 @@ from pages import Block
 from taskloom.cli import main
 
 __all__ = ["PageRun"]
+
+_IN_PROCESS = re.compile(r"taskloom |python \w+\.py$")
 
 LIMIT = 30.0
 """Seconds a command may take."""
@@ -82,8 +87,8 @@ class PageRun:
 
     def _run_command(self, block: Block, command: str, shown: list[str]) -> None:
         command = re.sub(r"\bID\b", lambda _: self._last_id, command)
-        if command.startswith("taskloom ") and not _is_stopped(shown):
-            printed, exit_code = self._call_main(command)
+        if _IN_PROCESS.match(command) and not _is_stopped(shown):
+            printed, exit_code = self._run_here(command)
         else:
             printed, exit_code = self._runner.run(self._execute(command, shown))
         expected = [line for line in shown if line.strip() != _STOPPED]
@@ -95,22 +100,28 @@ class PageRun:
         if ids := _ID.findall(printed):
             self._last_id = ids[0]
 
-    def _call_main(self, command: str) -> tuple[str, int]:
-        """What `taskloom …` prints, and its exit code, with the page's modules as they are now."""
+    def _run_here(self, command: str) -> tuple[str, int]:
+        """What it prints, and its exit code, with the page's modules as they are now."""
         self.forget_modules()
-        printed = io.StringIO()
-        program = str(_BIN / "taskloom")
+        printed, code = io.StringIO(), 0
+        work: Callable[[], object]
+        program, *arguments = shlex.split(command)
+        if program == "python":
+            program, *arguments = arguments
+            work = partial(runpy.run_path, program, run_name="__main__")
+        else:
+            program, work = str(_BIN / program), main
         with (
-            mock.patch.object(sys, "argv", [program, *shlex.split(command)[1:]]),
+            mock.patch.object(sys, "argv", [program, *arguments]),
             mock.patch.dict(os.environ, _environment(), clear=True),
             contextlib.redirect_stdout(printed),
             contextlib.redirect_stderr(printed),
         ):
             try:
-                main()
+                work()
             except SystemExit as end:
-                code = end.code
-        return printed.getvalue(), code if isinstance(code, int) else int(code is not None)
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return printed.getvalue(), code
 
     def forget_modules(self) -> None:
         """Import the page's files anew next time."""

@@ -59,7 +59,7 @@ class SimulatedQueue(MessageQueue):
             taken = await self._inner.claim(queue_id, limit, lease=lease, wait=wait)
             for each in taken:
                 about = {"receipt": each.receipt, "count": each.delivery_count}
-                self._life.note("claim", _ids([each])[0], **about)
+                self._life.saw("claim", _ids([each])[0], **about)
             return taken
 
         if self._life.dead:
@@ -100,7 +100,7 @@ class SimulatedQueue(MessageQueue):
         refused = {id(delivery) for delivery in lost}
         for delivery in deliveries:
             if id(delivery) not in refused:
-                self._life.note(kind, delivery.task.id, receipt=delivery.receipt)
+                self._life.saw(kind, delivery.task.id, receipt=delivery.receipt)
 
     async def depth(self, queue_id: str) -> int:
         answer: int = await self._call("depth", (), lambda: self._inner.depth(queue_id), 0)
@@ -143,6 +143,11 @@ class SimulatedStorage(TaskStorage):
         answer: list[Delivery] = await self._call("claim_due", (), act, [])
         return answer
 
+    async def take_over(self, ids: Sequence[str], *, lease: float) -> list[Delivery]:
+        act = lambda: self._inner.take_over(ids, lease=lease)  # noqa: E731
+        answer: list[Delivery] = await self._call("take_over", ids, act, [])
+        return answer
+
     async def extend_leases(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
         act = lambda: self._inner.extend_leases(deliveries, lease)  # noqa: E731
         answer: list[Delivery] = await self._call("extend_leases", _ids(deliveries), act, [])
@@ -154,7 +159,8 @@ class SimulatedStorage(TaskStorage):
             self._note(plan, set(lost))
             return lost
 
-        ids = [*_ids(plan.endings), *plan.cancelled, *plan.unqueued]
+        ids = [each.delivery.task.id for each in plan.endings]
+        ids += [*plan.cancelled, *plan.unqueued]
         ids += [task.id for task in plan.revived]
         answer: list[str] = await self._call("settle", ids, act, [])
         return answer
@@ -165,7 +171,7 @@ class SimulatedStorage(TaskStorage):
         for ending in plan.endings:
             if ending.delivery.task.id not in lost:
                 about = {"receipt": ending.delivery.receipt, "status": ending.status.value}
-                self._life.note("settle", ending.delivery.task.id, **about)
+                self._life.saw("settle", ending.delivery.task.id, **about)
 
     async def get(self, ids: Sequence[str]) -> list[Task[Any]]:
         answer: list[Task[Any]] = await self._call("get", ids, lambda: self._inner.get(ids), [])

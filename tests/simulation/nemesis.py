@@ -56,12 +56,13 @@ class Life:
         self._history = history
 
     def note(self, kind: str, task: str = "", **about: Any) -> None:
+        """Something this process does or says."""
         if not self.dead:
-            self._history.note(kind, self.name, task, **about)
+            self.saw(kind, task, **about)
 
-    def note_each(self, kind: str, ids: Sequence[str], **about: Any) -> None:
-        for id in ids:
-            self.note(kind, id, **about)
+    def saw(self, kind: str, task: str = "", **about: Any) -> None:
+        """Something an engine did for it, even if it died before the answer came."""
+        self._history.note(kind, self.name, task, **about)
 
     def crash(self) -> None:
         """Die here. What still runs is cancelled and finds engines that swallow everything."""

@@ -48,6 +48,15 @@ class TaskStorage(ABC):
         """
 
     @abstractmethod
+    async def take_over(self, ids: Sequence[str], *, lease: float) -> list[Delivery]:
+        """Lease tasks by id, whoever held them: a queue beside this storage has delivered them.
+
+        They become `processing` under a new epoch, so that what an earlier holder still settles is
+        refused. Tasks that have ended and unknown ids are left out; the others come in the order
+        asked for.
+        """
+
+    @abstractmethod
     async def extend_leases(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
         """Lease for `lease` seconds from now. Returns the deliveries that were no longer ours."""
 

@@ -56,6 +56,11 @@ class InMemoryStorage(InMemoryArchive, TaskStorage):
                 break
         return deliveries
 
+    async def take_over(self, ids: Sequence[str], *, lease: float) -> list[Delivery]:
+        now, rows = self._clock.now(), self._shelves.rows
+        live = [rows[id] for id in ids if id in rows and not rows[id].task.status.terminal]
+        return [self._lease(row, now, now + timedelta(seconds=lease)) for row in live]
+
     def _lease(self, row: Row, now: datetime, until: datetime) -> Delivery:
         changes = {"processing_started_at": now, "updated_at": now}
         task = row.task.replace(status=TaskStatus.PROCESSING, **changes)

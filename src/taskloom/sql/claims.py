@@ -22,6 +22,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    or_,
     select,
     update,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "release",
     "replaced",
     "still_held",
+    "take_over",
 ]
 
 Key = tuple[str, int]
@@ -77,9 +79,27 @@ def _claim() -> Update:
         .limit(bindparam("most"))
         .with_for_update(skip_locked=True)
     )
+    return _leased().where(_c.seq.in_(picked))
+
+
+def take_over(conn: Connection, ids: Sequence[str], now: int, until: int) -> list[Claimed]:
+    """Lease tasks by id until `until`, whoever held them; those that have not ended."""
+    keys = [(id, 0) for id in dict.fromkeys(ids)]
+    results = over_rows(conn, _take_over, keys, now=now, until=until)
+    return [tuple(row) for result in results for row in result]
+
+
+@cache
+def _take_over() -> Update:
+    keys = KEYS.table()
+    ended = or_(*(_c.status == status.value for status in TaskStatus if status.terminal))
+    return _leased().where(_c.id == keys.c.id, ~ended)
+
+
+def _leased() -> Update:
+    """Rows under a new lease, until `until`."""
     return (
         update(tasks)
-        .where(_c.seq.in_(picked))
         .values(
             status=TaskStatus.PROCESSING.value,
             epoch=_c.epoch + 1,

@@ -97,6 +97,14 @@ class SqlStorage(SqlArchive, TaskStorage):
             raise
         return [_record(row, at) for row in claimed]
 
+    async def take_over(self, ids: Sequence[str], *, lease: float) -> list[Delivery]:
+        at = self.database.now()
+        until = micros(at) + round(lease * 1_000_000)
+        taken = await self.database.write(claims.take_over, ids, micros(at), until)
+        found = {row[2]: _record(row, at) for row in taken}
+        records = [found[id] for id in dict.fromkeys(ids) if id in found]
+        return [record for record in records if isinstance(record, Delivery)]
+
     async def _give_back(self, job: asyncio.Task[list[Claimed]]) -> None:
         (done,) = await asyncio.gather(job, return_exceptions=True)
         if not isinstance(done, BaseException) and done:

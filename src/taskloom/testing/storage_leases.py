@@ -67,6 +67,42 @@ class LeaseCases(StorageSuite):
         await storage.add([self.task(queue_id, status=status) for status in others])
         await self.assert_nothing_due(storage, queue_id)
 
+    async def test_queued_tasks_are_taken_over_by_id(self, storage: Storage) -> None:
+        queue_id = self.new_queue_id()
+        tasks = [self.task(queue_id, n, status=TaskStatus.QUEUED) for n in range(3)]
+        await storage.add(tasks)
+        wanted = [tasks[2].id, "unknown", tasks[0].id]
+        deliveries = await storage.take_over(wanted, lease=LONG)
+        assert ids(deliveries) == [tasks[2].id, tasks[0].id]
+        assert all(d.task.status is TaskStatus.PROCESSING for d in deliveries)
+        stored = await storage.get(ids(tasks))
+        assert [task.status for task in stored] == ["processing", "queued", "processing"]
+        assert await self.end(storage, deliveries[0], TaskStatus.EXECUTED) == []
+        await self.assert_nothing_due(storage, queue_id)
+
+    async def test_taking_over_ends_the_lease_of_the_former_holder(self, storage: Storage) -> None:
+        _, (former,) = await self.add_and_claim(storage)
+        (current,) = await storage.take_over([former.task.id], lease=LONG)
+        assert await self.end(storage, former, TaskStatus.FAILED) == [former.task.id]
+        assert await storage.extend_leases([former, current], LONG) == [former]
+        assert await self.end(storage, current, TaskStatus.EXECUTED) == []
+
+    async def test_what_has_ended_is_not_taken_over(self, storage: Storage) -> None:
+        for status in (TaskStatus.EXECUTED, TaskStatus.FAILED, TaskStatus.CANCELLED):
+            ended = await self.ended_task(storage, status)
+            assert await storage.take_over([ended.id], lease=LONG) == []
+            assert (await self.one(storage, ended.id)).status is status
+
+    async def test_a_lease_taken_over_runs_out_too(self, storage: Storage) -> None:
+        queue_id = self.new_queue_id()
+        task = self.task(queue_id, status=TaskStatus.QUEUED)
+        await storage.add([task])
+        (taken,) = await storage.take_over([task.id], lease=self.lease)
+        await self.outlive_lease()
+        (again,) = await self.claim(storage, queue_id)
+        assert await self.end(storage, taken, TaskStatus.EXECUTED) == [task.id]
+        assert await self.end(storage, again, TaskStatus.EXECUTED) == []
+
     async def test_concurrent_claims_share_the_tasks(self, storage: Storage) -> None:
         queue_id = self.new_queue_id()
         await storage.add(self.tasks(queue_id, 100))

@@ -1,0 +1,70 @@
+"""The nemesis: does harm to workers at random, from a seed, and heals in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+
+from rig import Rig
+
+__all__ = ["Nemesis"]
+
+STOPPED_FOR = 1.5
+"""Leases of a stopped process that pass before it goes on."""
+
+
+class Nemesis:
+    """One kind of harm at a time, to the workers of a rig that replaces what ends."""
+
+    def __init__(self, rig: Rig, seed: int, *, pace: float) -> None:
+        self._rig = rig
+        self._random = random.Random(seed)
+        self._pace = pace
+        self.harmed: list[int] = []
+
+    async def kill(self, count: int) -> None:
+        """`kill -9` of so many workers that have something in hand, `pace` seconds apart."""
+        while len(self.harmed) < count:
+            await self._pause()
+            victim = self._victim()
+            if victim is not None:
+                self._rig.kill(victim)
+                self.harmed.append(victim)
+
+    async def stop_and_continue(self, count: int) -> None:
+        """SIGSTOP past the lease, then SIGCONT, one worker after the other."""
+        for _ in range(count):
+            victim = self._victim()
+            while victim is None:
+                await self._pause()
+                victim = self._victim()
+            self._rig.signal(victim, signal.SIGSTOP, "stop")
+            self.harmed.append(victim)
+            try:
+                await asyncio.sleep(STOPPED_FOR * self._rig.rules.lease)
+            finally:
+                self._rig.signal(victim, signal.SIGCONT, "cont")
+
+    async def terminate(self, count: int) -> list[int]:
+        """SIGTERM of so many workers, each to its end; their exit codes."""
+        codes = []
+        for _ in range(count):
+            await self._pause()
+            victim = self._victim()
+            if victim is not None:
+                self._rig.signal(victim, signal.SIGTERM, "term")
+                self.harmed.append(victim)
+                codes.append(await self._rig.ended(victim))
+        return codes
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._random.uniform(0.5, 1.5) * self._pace)
+
+    def _victim(self) -> int | None:
+        """A worker that has run something and is alive; None if there is none just now."""
+        self._rig.reader.read()
+        events = self._rig.reader.events
+        busy = {event.pid for event in events if event.kind == "run.start"}
+        choice = sorted(busy & self._rig.alive.keys())
+        return self._random.choice(choice) if choice else None

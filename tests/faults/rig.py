@@ -1,0 +1,268 @@
+"""The rig: real processes on one SQLite file, a recorder outside of them, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from checker import Rules, Violation, check
+from recorder import Event, Final, Reader, Recorder
+from worker_main import Order
+
+from taskloom import Loom, Task
+
+__all__ = ["Rig", "open_rig", "seed_of"]
+
+PATIENCE = 30.0
+"""Seconds until something that must happen counts as missing."""
+MAIN = Path(__file__).with_name("worker_main.py")
+
+
+def seed_of(default: int) -> int:
+    """The seed of a test: `TASKLOOM_TEST_SEED`, or its own. Print it when something is wrong."""
+    return int(os.environ.get("TASKLOOM_TEST_SEED", default))
+
+
+class Rig:
+    """Processes by their pid, and what they did. Made by `open_rig`."""
+
+    def __init__(self, directory: Path, rules: Rules) -> None:
+        self.directory = directory
+        self.rules = rules
+        self.file = directory / "tasks.db"
+        for name in ("events", "marks"):
+            (directory / name).mkdir(parents=True)
+        self.recorder = Recorder(directory / "events", "rig")
+        self.reader = Reader(directory / "events")
+        self.loom = Loom(f"sqlite:///{self.file}")
+        self.alive: dict[int, asyncio.Future[int]] = {}
+        """Workers and clients that have not ended; each result is the exit code."""
+        self.kept: Callable[[], Order] | None = None
+        """What a worker that ended is replaced with; None: it is not."""
+        self._born: dict[int, asyncio.Future[int]] = {}
+        self._clients: set[int] = set()
+        self._orders = 0
+        self._nursery: asyncio.subprocess.Process | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._single: set[asyncio.Task[None]] = set()
+
+    # Processes
+
+    async def open(self) -> None:
+        """Start the nursery."""
+        pipe = asyncio.subprocess.PIPE
+        self._nursery = await asyncio.create_subprocess_exec(
+            sys.executable, str(MAIN), "nursery", stdin=pipe, stdout=pipe
+        )
+        self._listening = asyncio.create_task(self._listen(self._nursery))
+
+    async def close(self) -> None:
+        """End every process, by its pid."""
+        self.kept = None
+        for pid in list(self.alive):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._nursery is not None and self._nursery.stdin is not None:
+            self._nursery.stdin.close()
+            await self._nursery.wait()
+        if self._listening is not None:
+            await self._listening
+        if self._single:
+            await asyncio.wait(self._single)
+        self.recorder.close()
+
+    async def _listen(self, nursery: asyncio.subprocess.Process) -> None:
+        assert nursery.stdout is not None
+        async for line in nursery.stdout:
+            word = json.loads(line)
+            if "born" in word:
+                self.alive[word["born"]] = asyncio.get_running_loop().create_future()
+                self._born.pop(word["order"]).set_result(word["born"])
+            else:
+                self._ended(word["ended"], word["code"])
+
+    def _ended(self, pid: int, code: int) -> None:
+        self.recorder.write("process.ended", target=pid, word=str(code))
+        self.alive.pop(pid).set_result(code)
+        if self.kept is not None and pid not in self._clients:
+            self._give(self.kept())
+
+    def order(self, role: str = "worker", **options: Any) -> Order:
+        """What a process of this rig is to be, with its rules."""
+        rules = {"lease": self.rules.lease, "max_deliveries": self.rules.max_deliveries}
+        return Order(**({"directory": str(self.directory), "role": role} | rules | options))
+
+    def _give(self, order: Order) -> asyncio.Future[int]:
+        assert self._nursery is not None
+        assert self._nursery.stdin is not None
+        self._orders += 1
+        order.number = self._orders
+        born = self._born[order.number] = asyncio.get_running_loop().create_future()
+        self._nursery.stdin.write(msgspec.json.encode(order) + b"\n")
+        return born
+
+    async def start(self, role: str = "worker", **options: Any) -> int:
+        """Fork a process; its pid. It may not be ready yet."""
+        pid = await self._give(self.order(role, **options))
+        if role == "client":
+            self._clients.add(pid)
+        return pid
+
+    async def start_alone(self, **options: Any) -> int:
+        """A worker in an interpreter of its own, ready: its whole end can be watched."""
+        raw = msgspec.json.encode(self.order(**options)).decode()
+        process = await asyncio.create_subprocess_exec(sys.executable, str(MAIN), "run", raw)
+        self.alive[process.pid] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._wait(process))
+        self._single.add(task)
+        await self.until("worker.ready", lambda event: event.pid == process.pid)
+        return process.pid
+
+    async def _wait(self, process: asyncio.subprocess.Process) -> None:
+        self._ended(process.pid, await process.wait())
+
+    async def keep_workers(self, count: int, **options: Any) -> list[int]:
+        """`count` workers; whichever ends is replaced, until `heal` or `stop`."""
+        pids = [await self.start(**options) for _ in range(count)]
+        self.kept = lambda: self.order(**options)
+        return pids
+
+    def signal(self, pid: int, number: signal.Signals, word: str) -> None:
+        """Do something to a process, noted before: kill, stop, cont, term, insist."""
+        if pid in self.alive:
+            self.recorder.write("fault", word=word, target=pid)
+            os.kill(pid, number)
+
+    def kill(self, pid: int) -> None:
+        """`kill -9`."""
+        self.signal(pid, signal.SIGKILL, "kill")
+
+    async def ended(self, pid: int, limit: float = PATIENCE) -> int:
+        """The exit code of a process, once it has ended."""
+        future = self.alive.get(pid)
+        if future is None:
+            codes = [e.word for e in self.reader.history() if e.target == pid]
+            return int(codes[-1])
+        async with asyncio.timeout(limit):
+            return await asyncio.shield(future)
+
+    # Events
+
+    async def until(
+        self, kind: str, fits: Callable[[Event], bool] = lambda event: True, count: int = 1
+    ) -> list[Event]:
+        """Wait until so many events fit; all that do."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                self.reader.read()
+                found = [e for e in self.reader.events if e.kind == kind and fits(e)]
+                if len(found) >= count:
+                    return found
+                await asyncio.sleep(0.01)  # another process's file: nothing tells us
+
+    def of(self, kind: str) -> list[Event]:
+        """All events of a kind so far, in order."""
+        return [event for event in self.reader.history() if event.kind == kind]
+
+    # The end
+
+    async def drain(self, limit: float = PATIENCE) -> None:
+        """Wait until storage holds nothing that has not ended."""
+        async with asyncio.timeout(limit):
+            while await self._open_tasks():
+                await asyncio.sleep(0.05)  # the storage of other processes: nothing tells us
+
+    async def _open_tasks(self) -> int:
+        counts = await self.loom.handler.storage.counts()  # type: ignore[attr-defined]
+        return sum(n for (_, status), n in counts.items() if not status.terminal)
+
+    async def stop_workers(self) -> None:
+        """SIGTERM to all; each must end with 0."""
+        self.kept = None
+        waiting = dict(self.alive)
+        for pid in waiting:
+            self.signal(pid, signal.SIGTERM, "term")
+        async with asyncio.timeout(PATIENCE):
+            codes = dict(zip(waiting, await asyncio.gather(*waiting.values()), strict=True))
+        assert set(codes.values()) <= {0}, codes
+
+    async def finals(self) -> list[Final]:
+        """Every task that storage knows."""
+        storage: Any = self.loom.handler.storage
+        tasks: list[Task[Any]] = []
+        while page := await storage.search(limit=500, after=tasks[-1].id if tasks else None):
+            tasks += page
+        return [_final(task) for task in tasks]
+
+    async def figures(self) -> Counter[str]:
+        """The public figures: tasks by status."""
+        counts = await self.loom.handler.storage.counts()  # type: ignore[attr-defined]
+        figures: Counter[str] = Counter()
+        for (_, status), count in counts.items():
+            figures[status.value] += count
+        return figures
+
+    async def verdict(self) -> list[Violation]:
+        """Drain, stop, and check everything."""
+        await self.drain()
+        await self.stop_workers()
+        self._note_locks()
+        events, finals = self.reader.history(), await self.finals()
+        return check(events, finals, self.rules, await self.figures())
+
+    def _note_locks(self) -> None:
+        """Leases and task locks that outlived the drain."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as db:
+            held = db.execute(
+                "SELECT id FROM taskloom_tasks WHERE due_at IS NOT NULL OR status = 'processing'"
+            ).fetchall()
+            now = int(time.time() * 1_000_000)
+            locks = db.execute(
+                "SELECT key FROM taskloom_cache WHERE key LIKE 'task_lock_%' AND "
+                "(expires_at IS NULL OR expires_at > ?)",
+                (now,),
+            ).fetchall()
+        for (name,) in held + locks:
+            self.recorder.write("left", task=name, word="a lease or a lock")
+
+    def told(self) -> list[str]:
+        """What the library logged, warnings and errors, of every process."""
+        return [event.word for event in self.of("log")]
+
+
+def _final(task: Task[Any]) -> Final:
+    payload = task.payload if isinstance(task.payload, dict) else {}
+    result = None if task.execution_result is msgspec.UNSET else task.execution_result
+    return Final(
+        task.id,
+        task.status.value,
+        result,
+        task.retry_count,
+        "poison" in task.execution_stats,
+        payload.get("parent", ""),
+    )
+
+
+@asynccontextmanager
+async def open_rig(directory: Path, rules: Rules | None = None) -> AsyncIterator[Rig]:
+    """A rig, open; every process it started has ended when this is left."""
+    rig = Rig(directory, rules or Rules())
+    try:
+        await rig.open()
+        async with rig.loom:
+            yield rig
+    finally:
+        await rig.close()
+

@@ -1,0 +1,51 @@
+"""F1: workers are killed at random while tasks of every kind are added. Nothing may go wrong.
+
+`TASKLOOM_TEST_KILLS=1000` makes a long run of it, `TASKLOOM_TEST_SEED` another one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from checker import Rules, recoveries
+from generator import Generator, add
+from history import read_history
+from nemesis import Nemesis
+from rig import open_rig, seed_of
+
+KILLS = int(os.environ.get("TASKLOOM_TEST_KILLS", "60"))
+WORKERS = 4
+PACE = 0.3
+"""Seconds between two kills; with four workers each of them lives about 1.2 s."""
+RULES = Rules(max_deliveries=8)
+
+
+@pytest.mark.timeout(90 + 3 * KILLS)
+async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
+    seed = seed_of(20261121)
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        await rig.keep_workers(WORKERS)
+        nemesis = Nemesis(rig, seed, pace=PACE)
+        tasks = KILLS * 25
+        clients = [
+            await rig.start("client", seed=seed + n, count=tasks // 2, pause=KILLS * PACE / tasks * 6)
+            for n in range(2)
+        ]
+        await add(rig.loom, rig.recorder, [Generator(seed).make("poison")])
+        await nemesis.kill(KILLS)
+        for pid in clients:
+            assert await rig.ended(pid, 60 + KILLS) == 0
+        violations = await rig.verdict()
+        history = read_history(rig.reader.history())
+        times = sorted(again - died for _, died, again in recoveries(history))
+        print(
+            f"seed {seed}: {len(nemesis.harmed)} kills, {len(history.specs)} tasks and "
+            f"{len(history.spawned)} children, {len(times)} runs cut short, found again after at "
+            f"most {max(times):.2f} s; events: {len(rig.reader.events)}"
+        )
+        assert not violations, "\n".join(map(str, violations))
+        assert times, "no kill hit a run: the test shows nothing"
+
+

@@ -1,0 +1,124 @@
+"""What a simulation does, from its seed alone: tasks, when they come, workers, and what fails."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+from simulation.nemesis import Fault, FaultPlan
+
+__all__ = ["LEASE", "Operation", "Scenario", "make_scenario"]
+
+LEASE = 3.0
+_ALL = (Fault.REFUSED, Fault.LOST, Fault.SLOW, Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
+
+
+class Operation(NamedTuple):
+    """Something a client does at a time: "add", "cancel" or "retry" tasks, by their specs."""
+
+    at: float
+    what: str
+    tasks: list[dict[str, Any]]
+    """Fields of tasks; times are seconds from then."""
+
+
+class Scenario(NamedTuple):
+    """One simulation."""
+
+    seed: int
+    integrated: bool
+    """The storage is the queue."""
+    workers: int
+    operations: list[Operation]
+    faults: FaultPlan
+    stops: list[float]
+    """When a worker is asked to stop, and another one takes its place."""
+
+
+def make_scenario(seed: int) -> Scenario:
+    """The scenario of a seed. One in five is without faults: there nothing excuses anything."""
+    rng = random.Random(seed)
+    calm = seed % 5 == 0
+    operations = _operations(rng)
+    return Scenario(
+        seed,
+        integrated=rng.random() < 0.4,
+        workers=rng.choice((1, 2, 2)),
+        operations=operations,
+        faults=FaultPlan(jitter=rng.choice((0.0, 0.3))) if calm else _faults(rng),
+        stops=[rng.uniform(0.1, 6)] if rng.random() < 0.3 else [],
+    )
+
+
+def _faults(rng: random.Random) -> FaultPlan:
+    return FaultPlan(
+        rate=rng.choice((0.01, 0.03, 0.1, 0.3)),
+        kinds=tuple(rng.sample(_ALL, rng.randint(1, len(_ALL)))),
+        crashes=rng.randint(0, 3),
+        heals_at=rng.uniform(2, 10),
+        jitter=rng.choice((0.0, 0.3)),
+        slowest=rng.choice((0.5, LEASE / 2, LEASE * 1.5)),
+    )
+
+
+def _operations(rng: random.Random) -> list[Operation]:
+    count = rng.randint(1, 5)
+    roots = [_root(rng, f"t{number}") for number in range(count)]
+    if rng.random() < 0.15:
+        for root in rng.sample(roots, min(2, count)):
+            root["task_hash"] = "same"
+    operations, start = [], 0
+    while start < count:
+        size = rng.randint(1, 3)
+        operations.append(Operation(_moment(rng, 4), "add", roots[start : start + size]))
+        start += size
+    for what in ("cancel", "retry"):
+        if rng.random() < 0.2:
+            operations.append(Operation(_moment(rng, 8), what, [rng.choice(roots)]))
+    return operations
+
+
+def _moment(rng: random.Random, latest: float) -> float:
+    return rng.choice((0.0, round(rng.uniform(0, latest), 3)))
+
+
+def _root(rng: random.Random, id: str) -> dict[str, Any]:
+    """Fields of a task; its payload says what its runs do."""
+    fields: dict[str, Any] = {"id": id, "type": rng.choice(_TYPES), "payload": _behaviour(rng)}
+    fields["retries"] = rng.randint(0, 2)
+    fields["retry_after"] = rng.choice((0.0, 0.1, 0.5))
+    fields["force_store"] = rng.random() < 0.4
+    if rng.random() < 0.3:
+        fields["delay"] = rng.choice((0.5, 2.0, 7.0))
+    if rng.random() < 0.1:
+        fields["expires_in"] = fields.get("delay", 0.0) + rng.choice((0.05, 1.0))
+    if rng.random() < 0.01:
+        fields["payload"]["kills"] = True
+    return fields
+
+
+_TYPES = ("work", "work", "work", "single", "brief", "batch", "nobody")
+
+
+def _behaviour(rng: random.Random, depth: int = 0) -> dict[str, Any]:
+    """`fails` attempts go wrong, in the way of `how`, before one succeeds; each naps first."""
+    payload: dict[str, Any] = {
+        "fails": rng.choice((0, 0, 0, 1, 2, 9)),
+        "how": rng.choice(("fail", "raise", "silent")),
+        "nap": rng.choice((0.0, 0.0, 0.01, 0.7, LEASE * 1.4)),
+        "turns": rng.choice((0, 0, 0, 0, 2)),
+    }
+    if depth < 2 and rng.random() < 0.5:
+        payload["children"] = [_child(rng, depth + 1) for _ in range(rng.randint(1, 2))]
+    if depth < 2 and rng.random() < 0.15:
+        payload["inner"] = [_child(rng, depth + 1)]
+    return payload
+
+
+def _child(rng: random.Random, depth: int) -> dict[str, Any]:
+    payload = _behaviour(rng, depth) if rng.random() < 0.5 else {"nap": 0.0}
+    fields: dict[str, Any] = {"type": rng.choice(("work", "brief", "batch")), "payload": payload}
+    fields["retries"] = rng.randint(0, 1)
+    fields["retry_after"] = 0.1
+    fields["force_store"] = rng.random() < 0.3
+    return fields
