@@ -7,15 +7,14 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from benchmarks.harness import Figure, Options, Result, alternate, database, measure
-from benchmarks.ours import PER_CALL, QUEUE, counted, filled
+from benchmarks.ours import PER_CALL, QUEUE, Noop, counted, filled
 from benchmarks.work import Tally, calls, payload
 from taskloom import Loom, Task
-from taskloom.task_function import TaskFunction
 
 __all__ = ["callers", "enqueued_many", "figures", "tasks_added"]
 
 _TASKS = 50_000
-_Way = Callable[[Loom, TaskFunction[...]], Awaitable[None]]
+_Way = Callable[[Loom, Noop], Awaitable[None]]
 
 
 def figures(options: Options) -> list[Figure]:
@@ -66,7 +65,7 @@ def _rate(function: str, **arguments: int) -> float:
 def tasks_added(path: str, tasks: int) -> Result:
     """`rate` of `add_tasks`, making the tasks included."""
 
-    async def add(loom: Loom, noop: TaskFunction[...]) -> None:
+    async def add(loom: Loom, noop: Noop) -> None:
         for start in range(0, tasks, PER_CALL):
             await loom.add_tasks(
                 Task(type=noop.type, queue_id=QUEUE, payload=call)
@@ -79,7 +78,7 @@ def tasks_added(path: str, tasks: int) -> Result:
 def enqueued_many(path: str, tasks: int) -> Result:
     """`rate` of `enqueue_many`, which checks each call against the function's annotations."""
 
-    async def add(_: Loom, noop: TaskFunction[...]) -> None:
+    async def add(_: Loom, noop: Noop) -> None:
         await filled(noop, tasks)
 
     return {"rate": tasks / asyncio.run(_timed(path, tasks, add))}
@@ -88,10 +87,10 @@ def enqueued_many(path: str, tasks: int) -> Result:
 def callers(path: str, callers: int, each: int) -> Result:
     """`rate` of `callers` that enqueue one task after another, all at once."""
 
-    async def add(_: Loom, noop: TaskFunction[...]) -> None:
+    async def add(_: Loom, noop: Noop) -> None:
         async def call(caller: int) -> None:
             for index in range(each):
-                await noop.enqueue(**payload(caller * each + index))
+                await noop.enqueue(*payload(caller * each + index).values())
 
         await asyncio.gather(*(call(caller) for caller in range(callers)))
 

@@ -50,7 +50,7 @@ async def _lane(tasks: int) -> float:
     tally = Tally(tasks, lambda: None)
     waiting, ended = deque(calls(0, tasks)), list[_Ended]()
 
-    async def noop(number: int, text: str) -> None:
+    async def noop(number: int, text: str) -> Any:
         tally.ran(number)
 
     start = perf_counter()

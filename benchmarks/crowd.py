@@ -6,10 +6,9 @@ import asyncio
 import sqlite3
 
 from benchmarks.harness import Result
-from benchmarks.ours import QUEUE, counted, drained
+from benchmarks.ours import QUEUE, Noop, counted, drained
 from benchmarks.work import FIRST, Tally, payload
 from taskloom import Loom, Task
-from taskloom.task_function import TaskFunction
 
 __all__ = ["build"]
 
@@ -50,7 +49,7 @@ async def _write_models(path: str) -> None:
         await _add_model(loom, noop)
 
 
-async def _add_model(loom: Loom, noop: TaskFunction[...]) -> None:
+async def _add_model(loom: Loom, noop: Noop) -> None:
     await loom.add_tasks([Task(type=noop.type, queue_id=QUEUE, payload=payload(0))])
 
 

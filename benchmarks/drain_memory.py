@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from time import perf_counter
 
 from benchmarks.harness import Figure, Options, Result, alternate, measure
 from benchmarks.ours import counted, drained, filled

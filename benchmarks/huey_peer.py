@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from time import perf_counter, sleep
 from typing import Any
 
-from huey import Huey
-from huey.storage import SqliteStorage
+from huey import Huey  # type: ignore[import-untyped,import-not-found,unused-ignore]
+from huey.storage import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    SqliteStorage,
+)
 
 from benchmarks.harness import Result, percentile
 from benchmarks.work import Tally, calls, payload

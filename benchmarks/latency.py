@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from time import perf_counter
 
 from benchmarks.harness import Figure, Options, Result, database, measure, percentile
@@ -23,12 +22,10 @@ def figures(options: Options) -> list[Figure]:
     found: dict[str, list[Result]] = {"sqlite": [], "huey": [], "memory": [], "taskiq": []}
     for round in range(options.rounds):
         gaps = _gaps(_OURS, seed=round)
-        found["sqlite"].append(
-            _in_file(lambda path: measure("latency:ours", url=f"sqlite:///{path}", gaps=gaps))
-        )
-        found["huey"].append(
-            _in_file(lambda path: measure("huey_peer:latency", path=path, gaps=gaps[:_HUEYS]))
-        )
+        with database() as path:
+            found["sqlite"].append(measure("latency:ours", url=f"sqlite:///{path}", gaps=gaps))
+        with database() as path:
+            found["huey"].append(measure("huey_peer:latency", path=path, gaps=gaps[:_HUEYS]))
         found["memory"].append(measure("latency:ours", url="memory://", gaps=gaps))
         found["taskiq"].append(measure("taskiq_peer:latency", gaps=gaps))
     return [
@@ -51,11 +48,6 @@ def _lines(
         )
         for name, limit in (("p50", p50), ("p99", p99))
     ]
-
-
-def _in_file(take: Callable[[str], Result]) -> Result:
-    with database() as path:
-        return take(path)
 
 
 def _gaps(count: int, seed: int) -> list[float]:

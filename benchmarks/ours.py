@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from time import perf_counter
+from typing import Any, TypeAlias
 
 from benchmarks.harness import Result
 from benchmarks.work import Tally, calls
@@ -11,15 +13,15 @@ from taskloom import Loom, TaskStatus
 from taskloom.interfaces import MessageQueue, TaskArchive
 from taskloom.task_function import TaskFunction
 
-__all__ = ["PER_CALL", "QUEUE", "counted", "drain", "drained", "fill", "filled"]
+__all__ = ["PER_CALL", "QUEUE", "Noop", "counted", "drain", "drained", "fill", "filled"]
+
+Noop: TypeAlias = TaskFunction[Callable[[int, str], Coroutine[Any, Any, None]]]
 
 PER_CALL = 1_000
 QUEUE = "bench"
 
 
-def counted(
-    url: str, tally: Tally, *, queue: MessageQueue | None = None
-) -> tuple[Loom, TaskFunction[...]]:
+def counted(url: str, tally: Tally, *, queue: MessageQueue | None = None) -> tuple[Loom, Noop]:
     """A Loom with a function that does nothing but be counted."""
     loom = Loom(url, queue=queue)
 
@@ -42,7 +44,7 @@ async def _fill(path: str, tasks: int) -> None:
         await filled(noop, tasks)
 
 
-async def filled(noop: TaskFunction[...], tasks: int) -> None:
+async def filled(noop: Noop, tasks: int) -> None:
     """Enqueue `tasks` tasks, many per call."""
     for start in range(0, tasks, PER_CALL):
         await noop.enqueue_many(calls(start, min(start + PER_CALL, tasks)))

@@ -67,7 +67,7 @@ def _row(index: int) -> tuple[Any, ...]:
 
 
 def drain(path: str, tasks: int) -> Result:
-    """`rate` of claiming 100, decoding them and finishing them in one statement, again and again."""
+    """`rate` of claiming 100, decoding them, finishing them in one statement, and so on."""
     tally = Tally(tasks, lambda: None)
     conn = _connect(path)
     start = perf_counter()

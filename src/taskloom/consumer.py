@@ -31,8 +31,8 @@ POLL = 1.0
 """Longest wait for a task in one claim call, in seconds."""
 SHED_DELAY = 1.0
 """Seconds before a task that a lane gave up for want of room is due again."""
-CALL_LIMIT = 30.0
-"""Seconds a claim may take beyond its wait before it is given up."""
+LOCAL_POLL = 0.05
+"""Longest pause between two looks of a consumer that does not wait in the engine, in seconds."""
 
 
 class ConsumerParts(Struct, frozen=True):
@@ -64,7 +64,7 @@ class Intake:
         """
         parts = self._parts
         since = parts.clock.monotonic()
-        async with asyncio.timeout(wait + CALL_LIMIT):
+        async with asyncio.timeout(wait + parts.keeper.call_limit):
             records = await parts.queue.claim(queue_id, limit, lease=parts.keeper.lease, wait=wait)
         deliveries = [record for record in records if isinstance(record, Delivery)]
         claim = Claim(queue_id, deliveries, parts.keeper.trust(since), parts.settle)
@@ -76,18 +76,19 @@ class Intake:
         return claim
 
     async def _feed(self, claim: Claim, deliveries: list[Delivery]) -> None:
-        parts, fed = self._parts, False
+        parts = self._parts
+        left = self._without_poison(claim, deliveries)
         try:
             await parts.on_claim(claim, deliveries)
-            fit = await self._with_rows(claim, self._without_poison(claim, deliveries))
-            await parts.runner.start(claim.queue_id, fit, claim)
-            fed = True
-        except UnavailableError as error:
-            _log.warning("cache or storage did not answer: %s; tasks are released", error)
+            async with asyncio.timeout(parts.keeper.call_limit):
+                left = await self._with_rows(claim, left)
+                await parts.runner.start(claim.queue_id, left, claim)
+            left = []
+        except (UnavailableError, TimeoutError) as error:
+            _log.warning("cache or storage did not answer (%s); tasks are released", error)
         finally:
-            if not fed:
-                for delivery in list(claim.open.values()):
-                    claim.ended(Outcome(delivery, Word.RELEASED, delay=SHED_DELAY))
+            for delivery in left:
+                claim.ended(Outcome(delivery, Word.RELEASED, delay=SHED_DELAY))
 
     def _without_poison(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
         limit = self._parts.max_deliveries
@@ -132,12 +133,16 @@ class Intake:
 
 
 class Consumer:
-    """Claims one queue until stopped: up to what its lanes can soon run."""
+    """Claims one queue until stopped: up to what its lanes can soon run.
 
-    def __init__(self, queue_id: str, parts: ConsumerParts) -> None:
+    A consumer that does not wait (`waits=False`) looks again when something was settled here, and
+    often; no call of its is under way while it is quiet. That is how a queue is drained.
+    """
+
+    def __init__(self, queue_id: str, parts: ConsumerParts, *, waits: bool = True) -> None:
         self.queue_id = queue_id
-        self.empty = False
-        """Whether the last claim found nothing due."""
+        self._waits = waits
+        self._empty = False
         self._parts = parts
         self._intake = Intake(parts)
         self._pace = Pace(parts.clock)
@@ -148,11 +153,12 @@ class Consumer:
 
     @property
     def quiet(self) -> bool:
-        """Nothing was due, and this worker holds nothing of the queue."""
-        return self.empty and not self._parts.keeper.held(self.queue_id)
+        """Nothing was due since something was last settled, and nothing of the queue is held."""
+        return self._empty and not self._parts.keeper.held(self.queue_id)
 
     def nudge(self) -> None:
-        """Something was settled: there may be room for more."""
+        """Something was settled: there may be room for more, and more to do."""
+        self._empty = False
         self._ended.set()
 
     async def run(self) -> None:
@@ -175,15 +181,19 @@ class Consumer:
 
     async def _claim(self, room: int) -> None:
         parts = self._parts
+        self._empty = False
         claim = await self._intake.claim(self.queue_id, room)
         if not claim.size:
-            self.empty = True
+            self._empty = True
             parts.on_empty()
+            if not self._waits:
+                await self._wait_for_room(LOCAL_POLL)
+                return
             # Waiting may take part of the lease's trust, which counts from the start of the call.
             wait = min(POLL, parts.keeper.lease / 3)
             claim = await self._intake.claim(self.queue_id, room, wait=wait)
         if claim.size:
-            self.empty = False
+            self._empty = False
             if not self._started:
                 self._started = True
                 await parts.on_first_delivery(self.queue_id)
@@ -207,10 +217,10 @@ class Consumer:
         unsettled = self._parts.keeper.held(self.queue_id)
         return min(room, MOST_IN_HAND, 2 * MOST_IN_HAND - unsettled)
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, limit: float = LOOK_AHEAD) -> None:
         """Wait until something ended; look after a while anyhow."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_AHEAD):
+            async with asyncio.timeout(limit):
                 await self._ended.wait()
 
     def _shed(self) -> None:

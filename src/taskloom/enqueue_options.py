@@ -28,7 +28,7 @@ class EnqueueOptions(TypedDict, total=False):
     partition_key: str | None
     """Tasks with equal keys are kept in order where the queue can do that."""
     task_hash: str | None
-    """Of the tasks of a queue with one hash, one runs at a time."""
+    """Of the tasks with one hash, one runs at a time."""
     force_store: bool | None
     """Keep the task in the storage even when it is due now."""
     retries: int | None

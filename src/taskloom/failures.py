@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from types import TracebackType
 
 from taskloom.codec import cut
 from taskloom.errors import TaskFailedError
@@ -33,7 +34,20 @@ def repr_of(error: BaseException) -> str:
 
 
 def _stack_of(error: BaseException) -> str:
+    trace = _users_part(error.__traceback__)
     try:
-        return "".join(traceback.format_exception(error, limit=30, chain=True))
+        return "".join(traceback.format_exception(type(error), error, trace, limit=30))
     except Exception:
-        return "".join(traceback.format_tb(error.__traceback__, limit=30))
+        return "".join(traceback.format_tb(trace, limit=30))
+
+
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from where user code begins; all of it when there is none in it."""
+    part = trace
+    while part is not None and _is_ours(part):
+        part = part.tb_next
+    return part or trace
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__", "")).startswith("taskloom.")

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 MARGIN = 0.1
 """The part of a lease that is never trusted: for the way to the engine and back."""
+SHORTEST_CALL_LIMIT = 6.0
+"""More than an engine's own waiting for a lock, so that its error is seen, not ours."""
 CHUNK = 1000
 """Deliveries per `extend` call."""
 
@@ -103,6 +105,11 @@ class Keeper:
         self._claims: dict[Claim, float] = {}
         """Each open claim, and when its lease was last set."""
         self._away = False
+
+    @property
+    def call_limit(self) -> float:
+        """Seconds that a call on an engine may take before it is given up and repeated."""
+        return max(SHORTEST_CALL_LIMIT, self.lease / 2)
 
     def trust(self, since: float) -> float:
         """Until when a lease set by a call that began at `since` can be trusted."""

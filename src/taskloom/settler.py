@@ -50,6 +50,8 @@ class SettlerParts(Struct, frozen=True):
     queue: MessageQueue
     storage: TaskStorage
     locks: TaskLocks
+    call_limit: float
+    """Seconds before a call that hangs is given up and repeated."""
     clock: Clock
     horizon: timedelta
     executor_of: Callable[[Task[Any]], Executor | None]
@@ -121,8 +123,9 @@ class Settler:
         verdicts, again = self._decide(group), False
         while True:
             try:
-                fenced = await self._carry_out(verdicts, group, again=again)
-            except UnavailableError as error:
+                async with asyncio.timeout(self._parts.call_limit):
+                    fenced = await self._carry_out(verdicts, group, again=again)
+            except (UnavailableError, TimeoutError) as error:
                 again = True
                 if not await self._outage.wait(error, until=self._trusted_until(group)):
                     _log.error("%d outcomes could not be settled in time", len(group))
@@ -261,8 +264,9 @@ class Settler:
 
     async def _unlock(self, group: list[Settled]) -> None:
         try:
-            await self._parts.locks.release(item.outcome.delivery for item in group)
-        except UnavailableError as error:
+            async with asyncio.timeout(self._parts.call_limit):
+                await self._parts.locks.release(item.outcome.delivery for item in group)
+        except (UnavailableError, TimeoutError) as error:
             _log.warning("task locks could not be released: %s; they end by themselves", error)
 
     def _close(self, group: Iterable[Settled]) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from msgspec import Struct
 
+from taskloom.books import Books
 from taskloom.clock import seconds
 from taskloom.config import TaskHandlerConfig
 from taskloom.consumer import Consumer, ConsumerParts, Intake
-from taskloom.discards import Discards
 from taskloom.errors import ConfigurationError
 from taskloom.executors import Executor
 from taskloom.interfaces.cache import Cache
@@ -27,10 +26,10 @@ from taskloom.outcomes import Delivery, Word
 from taskloom.pulse import Pulse
 from taskloom.reporter import Reporter
 from taskloom.runner import TaskRunner
-from taskloom.settlement import Verdict
 from taskloom.settler import Settler, SettlerParts
 from taskloom.stats import Figures
 from taskloom.task import Task
+from taskloom.waiting import to_the_end, until, within
 from taskloom.watchdog import LoopWatchdog
 
 __all__ = ["Worker", "WorkerParts"]
@@ -76,18 +75,21 @@ class Worker:
         self._pulse = Pulse(
             parts.worker_id, parts.listeners, parts.storage, self._keeper, self.figures, config
         )
-        self._discards = Discards(parts.cache, parts.listeners, clock)
+        self._books = Books(
+            self.figures, parts.reporter, parts.listeners, parts.executor_of, parts.cache, clock
+        )
         self._settler = Settler(
             SettlerParts(
                 queue=parts.queue,
                 storage=parts.storage,
                 locks=parts.runner.locks,
+                call_limit=self._keeper.call_limit,
                 clock=clock,
                 horizon=timedelta(seconds=seconds(config.storage_horizon, "storage_horizon")),
                 executor_of=parts.executor_of,
                 add_children=parts.add_children,
                 announcing=parts.reporter.announcing,
-                report=self._report,
+                report=self._books.report,
                 on_settled=self._on_settled,
             )
         )
@@ -127,14 +129,14 @@ class Worker:
         try:
             await self._pulse.started(queues)
             tasks = self._start(queues, upkeep=upkeep)
-            await _until((stop, self._closing), tasks)
+            await until((stop, self._closing), tasks)
             reason = "stopped"
         except asyncio.CancelledError:
             hurry.set()
             reason = "cancelled"
             raise
         finally:
-            await _to_the_end(self._shut_down(queues, tasks, hurry, reason), hurry)
+            await to_the_end(self._shut_down(queues, tasks, hurry, reason), hurry)
             watchdog.stop()
             self._serving.discard(me)
 
@@ -146,14 +148,16 @@ class Worker:
             tasks.append(asyncio.create_task(run, name="taskloom-upkeep"))
         return tasks
 
-    def _start_consumers(self, queues: list[str]) -> list[asyncio.Task[None]]:
+    def _start_consumers(
+        self, queues: list[str], *, waits: bool = True
+    ) -> list[asyncio.Task[None]]:
         for queue_id in queues:
             if queue_id in self._consumers:
                 raise ConfigurationError(f"queue {queue_id!r} is consumed by this handler already")
         self._use_leases()
         tasks = []
         for queue_id in queues:
-            consumer = self._consumers[queue_id] = Consumer(queue_id, self._consuming)
+            consumer = self._consumers[queue_id] = Consumer(queue_id, self._consuming, waits=waits)
             tasks.append(asyncio.create_task(consumer.run(), name=f"taskloom-{queue_id}"))
         return tasks
 
@@ -168,7 +172,7 @@ class Worker:
         grace = seconds(self._parts.config.shutdown_grace_period, "shutdown_grace_period")
         await self._stop_consumers(queues, tasks, grace, hurry)
         await self._pulse.stopped(reason)
-        await self._final_stats()
+        await self._books.tell_final_stats()
         await self._parts.listeners.flush(1.0 if hurry.is_set() else 5.0)
 
     async def _stop_consumers(
@@ -204,11 +208,11 @@ class Worker:
         self._parts.runner.close()
         await self._parts.listeners.close()
 
-    async def run_until(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    async def rununtil(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
         """Run something endless until `stop`."""
         task = asyncio.create_task(work)
         try:
-            await _until((stop, self._closing), [task])
+            await until((stop, self._closing), [task])
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -225,7 +229,7 @@ class Worker:
         except BaseException:
             if claim is not None:
                 self._parts.runner.withdraw(list(claim.open.values()), Word.RELEASED)
-                await _to_the_end(within(claim.wait_settled(), SETTLE_LIMIT), asyncio.Event())
+                await to_the_end(within(claim.wait_settled(), SETTLE_LIMIT), asyncio.Event())
             raise
         finally:
             self._leave_leases()
@@ -242,7 +246,7 @@ class Worker:
     async def drain(self, queues: list[str], timeout: float | None) -> None:
         """Process `queues` until nothing is due, nothing runs and nothing waits to be settled."""
         own = [queue_id for queue_id in queues if queue_id not in self._consumers]
-        tasks = self._start_consumers(own)
+        tasks = self._start_consumers(own, waits=False)
         hurry = asyncio.Event()
         try:
             async with asyncio.timeout(timeout):
@@ -252,7 +256,7 @@ class Worker:
             hurry.set()
             raise
         finally:
-            await _to_the_end(self._stop_consumers(own, tasks, 0.0, hurry), hurry)
+            await to_the_end(self._stop_consumers(own, tasks, 0.0, hurry), hurry)
 
     async def _is_drained(self, queues: list[str]) -> bool:
         self._progress.clear()
@@ -287,40 +291,6 @@ class Worker:
         self.figures.fenced += len(deliveries)
         self._parts.runner.withdraw(deliveries, Word.LOST)
 
-    async def _report(self, done: Sequence[Verdict], fenced: Sequence[Verdict]) -> None:
-        """Outcomes were settled: count them and tell them."""
-        self._count(done)
-        if fenced:
-            self.figures.fenced += len(fenced)
-            _log.warning("%d outcomes came after their lease was lost; refused", len(fenced))
-        if self._parts.reporter.wants_ends:
-            for verdict in done:
-                task = verdict.outcome.delivery.task
-                await self._parts.reporter.ended(verdict, self._parts.executor_of(task))
-        if discarded := sum(verdict.discarded for verdict in done):
-            await self._discards.count(discarded)
-        if self._parts.listeners.wants("on_queue_stats"):
-            for stats in self.figures.due_stats():
-                await self._parts.listeners.emit("on_queue_stats", stats)
-
-    def _count(self, verdicts: Sequence[Verdict]) -> None:
-        queues: dict[str, tuple[Counter[Word], list[float]]] = {}
-        for verdict in verdicts:
-            outcome = verdict.outcome
-            known = queues.get(outcome.delivery.task.queue_id)
-            if known is None:
-                known = queues[outcome.delivery.task.queue_id] = (Counter(), [0.0])
-            known[0][outcome.word] += 1
-            known[1][0] += outcome.ended - outcome.started if outcome.started else 0.0
-        now = self._parts.config.clock.now()
-        for queue_id, (words, busy) in queues.items():
-            self.figures.count(queue_id, words, busy[0], now)
-
-    async def _final_stats(self) -> None:
-        listeners = self._parts.listeners
-        if listeners.wants("on_final_stats"):
-            await listeners.emit("on_final_stats", self.figures.final_stats())
-
     def _on_settled(self) -> None:
         for consumer in self._consumers.values():
             consumer.nudge()
@@ -341,41 +311,3 @@ class Worker:
         if self._lease_users == 0 and self._keeping is not None:
             self._keeping.cancel()
             self._keeping = None
-
-
-async def _until(events: Iterable[asyncio.Event], tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Wait for one of `events`; raise what one of the endless `tasks` raised, should one end."""
-    stopping = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait([*stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task.done():
-                task.result()
-    finally:
-        for waiting in stopping:
-            waiting.cancel()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, Any], hurry: asyncio.Event) -> None:
-    """Finish `work` although cancelled meanwhile, which sets `hurry` and is raised at the end."""
-    task = asyncio.create_task(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-            hurry.set()
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-
-
-async def within(work: Awaitable[Any], limit: float) -> bool:
-    """Whether `work` was done within `limit` seconds; otherwise it is cancelled."""
-    try:
-        async with asyncio.timeout(limit):
-            await work
-    except TimeoutError:
-        return False
-    return True

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from harness import (
     PATIENCE,
     QUEUE,
@@ -23,7 +24,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import (
     BatchSummary,
     LogContextFilter,

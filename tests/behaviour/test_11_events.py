@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from harness import (
     PATIENCE,
     QUEUE,
@@ -22,7 +23,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import (
     BatchSummary,
     LifecycleConfig,

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+
 from harness import (
     PATIENCE,
     QUEUE,
@@ -19,7 +20,6 @@ from harness import (
     serving,
     single,
 )
-
 from taskloom import BatchSummary, LifecycleConfig, Task, TaskHandler
 
 

@@ -289,7 +289,7 @@ async def test_3_6_a_storage_that_does_not_answer_before_the_executor_releases(
     memory: Engines,
 ) -> None:
     parts, runs = memory.meddled(), Runs()
-    parts.fail("storage.get")
+    parts.fail("storage.take_over")
     handler = memory.handler({TYPE: single(runs)}, parts=parts)
     await handler.add_tasks([make_task(force_store=True)])
     await _given_back(memory, handler, runs)

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 import pytest
-from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, Runs, make_task, serving, single
 
+from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, Runs, make_task, serving, single
 from taskloom import Task
 from taskloom.outcomes import Delivery
 from taskloom.sql import SqlQueue

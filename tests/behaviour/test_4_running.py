@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+
 from harness import (
     PATIENCE,
     QUEUE,
@@ -21,7 +22,6 @@ from harness import (
     serving,
     single,
 )
-
 from taskloom import BatchSummary, Task, TaskHandler, TaskStatus
 
 

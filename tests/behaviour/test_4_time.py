@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
+
 from harness import (
     PATIENCE,
     QUEUE,
@@ -23,7 +24,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import BatchSummary, Task, TaskHandler, TaskStatus, TaskTimeoutError, log_context
 
 SHORT = 0.02
@@ -209,6 +209,15 @@ async def test_4_8_a_thread_that_hangs_does_not_hold_up_its_lane(
 # 3.4: what runs when the worker stops
 
 
+async def in_its_grace() -> None:
+    """Wait until a worker that was told to stop claims no more and waits for what runs."""
+    claiming = [task for task in asyncio.all_tasks() if task.get_name() == f"taskloom-{QUEUE}"]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*claiming, return_exceptions=True)
+    for _ in range(20):  # turns of the loop until it waits
+        await asyncio.sleep(0)
+
+
 async def test_3_4_what_runs_gets_its_grace_and_is_settled(engines: Engines) -> None:
     gate = asyncio.Event()
     runs = Runs(gate)
@@ -217,6 +226,8 @@ async def test_3_4_what_runs_gets_its_grace_and_is_settled(engines: Engines) -> 
     async with serving(handler) as stop:
         await runs.reach(1)
         stop.set()
+        await in_its_grace()
+        assert runs.finished == []
         gate.set()
     assert await engines.status(running) is TaskStatus.EXECUTED
     assert runs.payloads == [1]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pytest
-from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, single
 
+from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, single
 from taskloom import BatchSummary, Task, TaskHandler, TaskStatus, log_context
 
 

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, make_task, multi, single
 from msgspec import UNSET
 
+from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, make_task, multi, single
 from taskloom import (
     BatchSummary,
     ForeignTaskError,

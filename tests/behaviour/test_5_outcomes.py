@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, make_task, multi, single
 from msgspec import UNSET
 
+from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, make_task, multi, single
 from taskloom import BatchSummary, Task, TaskHandler, TaskStatus
 
 LIMIT = 256 * 1024

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+
 from harness import (
     PATIENCE,
     QUEUE,
@@ -21,7 +22,6 @@ from harness import (
     single,
     until,
 )
-
 from taskloom import BatchSummary, Task, TaskHandler, TaskStatus
 
 WRITES = ("storage.settle", "storage.add", "queue.put", "queue.release", "queue.ack")
@@ -239,8 +239,9 @@ async def test_5_8_in_a_multi_executor_children_go_with_the_parent_they_name(
 # 5.9
 
 
+@pytest.mark.parametrize("with_children", [False, True])
 async def test_5_9_an_outcome_whose_lease_is_gone_changes_nothing_and_is_counted(
-    still: Engines, caplog: pytest.LogCaptureFixture
+    still: Engines, caplog: pytest.LogCaptureFixture, with_children: bool
 ) -> None:
     gate, children = asyncio.Event(), Runs()
     entered, told = asyncio.Event(), Diary()
@@ -248,7 +249,8 @@ async def test_5_9_an_outcome_whose_lease_is_gone_changes_nothing_and_is_counted
     async def late(task: Task[Any], actions: Any) -> None:
         entered.set()
         await gate.wait()
-        actions.add_tasks([make_task("of the late one", type="child")])
+        if with_children:
+            actions.add_tasks([make_task("of the late one", type="child")])
         actions.success(task, "late")
 
     async def quick(task: Task[Any], actions: Any) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from taskloom import Loom, Task
+from taskloom.interfaces import TaskArchive
+
+T = TypeVar("T")
 
 APP = """
 import asyncio, time
@@ -121,25 +128,28 @@ class CommandLine:
         self.started.append(process)
         return Running(process)
 
-    def python(self, code: str) -> str:
-        """Run Python beside app.py; what it printed."""
-        code = textwrap.dedent(code)
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=self.place, capture_output=True, text=True, timeout=50
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def add(self, type: str, queue: str = "default", **payload: Any) -> str:
+        """Add a task of app.py; its id."""
+        task = Task(type=type, queue_id=queue, payload=payload)
+        self.ask(lambda loom: loom.add_tasks([task]))
+        return task.id
 
-    def enqueue(self, *calls: str) -> list[str]:
-        """Add tasks of app.py, such as `greet.enqueue("Ada")`; their ids."""
-        added = "\n".join(f"        print((await app.{call}).id)" for call in calls)
-        return self.python(
-            "import app, asyncio\n"
-            "async def main():\n"
-            "    async with app.loom:\n"
-            f"{added}\n"
-            "asyncio.run(main())\n"
-        ).split()
+    def task(self, id: str) -> Task[Any]:
+        """A task as it is now."""
+        return self.ask(lambda loom: loom.get_tasks([id]))[0]
+
+    def workers(self) -> set[int]:
+        """The process ids of the workers alive."""
+        return {worker.pid for worker in self.ask(lambda loom: _archive(loom).workers())}
+
+    def ask(self, question: Callable[[Loom], Awaitable[T]]) -> T:
+        """What the database of app.py answers."""
+
+        async def ask() -> T:
+            async with Loom(f"sqlite:///{self.place}/app.db") as loom:
+                return await question(loom)
+
+        return asyncio.run(ask())
 
     @staticmethod
     def _call(args: tuple[str, ...]) -> list[str]:
@@ -149,3 +159,8 @@ class CommandLine:
     def _environment(more: dict[str, str]) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key != "TASKLOOM_URL"}
         return {**kept, "COLUMNS": "120", **more}
+
+
+def _archive(loom: Loom) -> TaskArchive:
+    assert isinstance(loom.handler.storage, TaskArchive)
+    return loom.handler.storage

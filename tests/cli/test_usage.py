@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sqlite3
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from command_line import CommandLine
@@ -63,24 +69,60 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("case", ERRORS)
-def test_error_says_what_to_do(cli: CommandLine, case: str) -> None:
+USAGE = [
+    "nonsense",
+    "tasks list --status finished",
+    "tasks list --url sqlite:///a.db --app app:loom",
+    "tasks retry",
+    "tasks retry some-id --status failed",
+    "tasks retry --status scheduled",
+    "worker app:loom --processes 0",
+]
+
+Answers = dict[str, subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("errors")
+
+
+@pytest.fixture(scope="module")
+def answers(place: Path) -> Answers:
+    """All commands were run, side by side, since starting one takes longest."""
+    cli = CommandLine(place)
     for name, source in MODULES.items():
         cli.write(name, source)
-    command, texts = ERRORS[case]
-    done = cli.run(*command.split())
+    return _run_all(cli, {case: command for case, (command, _) in ERRORS.items()})
+
+
+@pytest.fixture(scope="module")
+def misuses(place: Path) -> Answers:
+    return _run_all(CommandLine(place), {command: command for command in USAGE})
+
+
+def _run_all(cli: CommandLine, commands: dict[str, str]) -> Answers:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(lambda command: cli.run(*command.split()), commands.values())
+        return dict(zip(commands, done, strict=True))
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error_says_what_to_do(answers: Answers, place: Path, case: str) -> None:
+    texts, done = ERRORS[case][1], answers[case]
     assert done.returncode == 1, done
     assert done.stdout == ""
     first, *rest = done.stderr.splitlines()
     assert first.startswith("Error: ")
     assert len(rest) <= 1, done.stderr
     for text in texts:
-        assert text.replace("{place}", str(cli.place)) in done.stderr
-    assert not (cli.place / "taskloom.db").exists()
+        assert text.replace("{place}", str(place)) in done.stderr
+    assert not (place / "taskloom.db").exists()
 
 
 def test_a_database_of_someone_else_is_left_alone(cli: CommandLine) -> None:
-    cli.python("import sqlite3; sqlite3.connect('other.db').execute('CREATE TABLE mine (x)')")
+    with closing(sqlite3.connect(cli.place / "other.db")) as other:
+        other.execute("CREATE TABLE mine (x)")
     before = (cli.place / "other.db").read_bytes()
     done = cli.run("status", "--url", "sqlite:///other.db")
     assert done.returncode == 1
@@ -94,20 +136,9 @@ def test_a_password_is_never_shown(cli: CommandLine) -> None:
     assert "secret" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "nonsense",
-        "tasks list --status finished",
-        "tasks list --url sqlite:///a.db --app app:loom",
-        "tasks retry",
-        "tasks retry some-id --status failed",
-        "tasks retry --status scheduled",
-        "worker app:loom --processes 0",
-    ],
-)
-def test_wrong_usage_is_exit_code_2(cli: CommandLine, command: str) -> None:
-    done = cli.run(*command.split())
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage_is_exit_code_2(misuses: Answers, case: str) -> None:
+    done = misuses[case]
     assert done.returncode == 2
     assert "Usage: taskloom" in done.stderr
     assert "Traceback" not in done.stderr

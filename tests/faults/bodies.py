@@ -151,6 +151,23 @@ class Bodies:
             self._recorder.write("fault", word="own-end", target=self._recorder.pid)
             _END_OF_PROCESS[task.payload.get("way", "kill")]()
 
+    async def dies_once(self, task: Task[Any], actions: ExecutorActions) -> None:
+        """End the process after the body's effect, the first time; then succeed."""
+        with self.noted(task) as run:
+            if self.first_time(task):
+                self._recorder.write("fault", word="own-end", target=self._recorder.pid)
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.end(task, run, result=task.payload["n"])
+            actions.success(task, task.payload["n"])
+
+    async def lingers(self, task: Task[Any], actions: ExecutorActions) -> None:
+        """Take a minute, the first time; then succeed at once."""
+        with self.noted(task) as run:
+            if self.first_time(task):
+                await asyncio.sleep(60)
+            self.end(task, run, result=task.payload["n"])
+            actions.success(task, task.payload["n"])
+
     async def unencodable(self, task: Task[Any], actions: ExecutorActions) -> None:
         """The process dies while the result is encoded, the first time."""
         with self.noted(task) as run:
@@ -224,6 +241,8 @@ def register(loom: Loom, recorder: Recorder, marks: Path) -> None:
         "parent": bodies.parent,
         "eager": bodies.eager,
         "poison": bodies.poison,
+        "dies-once": bodies.dies_once,
+        "lingers": bodies.lingers,
         "unencodable": bodies.unencodable,
         "raises": bodies.raises,
         "stops-itself": bodies.stops_itself,

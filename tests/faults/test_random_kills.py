@@ -39,7 +39,7 @@ async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
             assert await rig.ended(pid, 60 + KILLS) == 0
         violations = await rig.verdict()
         history = read_history(rig.reader.history())
-        times = sorted(again - died for _, died, again in recoveries(history))
+        times = sorted(again - died for _, died, again in recoveries(history) if again < 1e9)
         print(
             f"seed {seed}: {len(nemesis.harmed)} kills, {len(history.specs)} tasks and "
             f"{len(history.spawned)} children, {len(times)} runs cut short, found again after at "

@@ -139,10 +139,8 @@ class _WantedError(Exception):
 
 def build_task(fields: dict[str, Any], now: datetime) -> Task[Any]:
     """A task of a spec; `delay` and `expires_in` count from `now`."""
-    given = dict(fields)
-    delay, expires_in = given.pop("delay", 0.0), given.pop("expires_in", None)
-    if expires_in is not None:
+    given: dict[str, Any] = {"created_at": now, "updated_at": now, **fields}
+    given["execute_at"] = now + timedelta(seconds=given.pop("delay", 0.0))
+    if (expires_in := given.pop("expires_in", None)) is not None:
         given["expires_at"] = now + timedelta(seconds=expires_in)
-    if delay or "id" in given:
-        given["execute_at"] = now + timedelta(seconds=delay)
     return Task(queue_id=QUEUE, **given)

@@ -102,13 +102,15 @@ class World:
             await asyncio.wait(workers)
             mains = [life.main for life in self._lives if life.main is not None]
             await asyncio.gather(*mains, return_exceptions=True)
-            await asyncio.sleep(LEASE + 0.01)  # locks that could not be released end by themselves
+            if self._scenario.faults.rate:
+                # Locks that could not be released end by themselves.
+                await asyncio.sleep(LEASE + 0.01)
         return self.history.events, self.final(unfinished=unfinished)
 
     async def _quiet(self) -> bool:
         """Wait until nothing is to do any more; False if that does not come."""
         end = max(self._loop.time(), self._scenario.faults.heals_at) + PATIENCE
-        while self._waiting() or self._loop.time() < self._scenario.faults.heals_at:
+        while self._waiting():
             if self._loop.time() > end:
                 return False
             await asyncio.sleep(0.25)
@@ -128,7 +130,8 @@ class World:
 
     def _leftovers(self) -> list[str]:
         now = self._clock.monotonic()
-        left = [f"lock {key}" for key, e in self._cache._entries.items() if e.owner and e.until > now]
+        locks = [key for key in self._cache._entries if key.startswith("task_lock_")]
+        left = [f"lock {key}" for key in locks if self._cache._entries[key].until > now]
         if isinstance(self._queue, InMemoryQueue):
             left += [f"lease {held}" for c in self._queue._channels.values() for held in c._held]
         running = asyncio.all_tasks(self._loop)

@@ -10,7 +10,7 @@ import pytest
 
 from taskloom import QueueUnavailableError, Task
 from taskloom.leases import CHUNK, Claim, Keeper
-from taskloom.memory import InMemoryQueue
+from taskloom.memory import InMemoryQueue, InMemoryStorage
 from taskloom.outcomes import Delivery, Outcome, Word
 from taskloom.testing import ManualClock
 
@@ -36,16 +36,37 @@ class FakeQueue(InMemoryQueue):
         return [delivery for delivery in deliveries if delivery.task.id in self.gone]
 
 
+class FakeStorage(InMemoryStorage):
+    """Answers `extend_leases` as told and notes whom it was asked about."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.asked: list[list[str]] = []
+        self.gone: set[str] = set()
+
+    async def extend_leases(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
+        self.asked.append([delivery.task.id for delivery in deliveries])
+        return [delivery for delivery in deliveries if delivery.task.id in self.gone]
+
+
 class Bench:
     """A keeper with everything it talks to."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.queue = FakeQueue(self.clock)
+        self.storage = FakeStorage(self.clock)
         self.lost: list[str] = []
         self.lock_renewals = 0
         self.ended: list[Outcome] = []
-        self.keeper = Keeper(self.queue, LEASE, self.clock, self._on_lost, self._renew_locks)
+        self.keeper = Keeper(
+            self.queue,
+            self.storage,
+            LEASE,
+            self.clock,
+            self._on_lost,
+            self._renew_locks,
+        )
 
     def _on_lost(self, claim: Claim, deliveries: Sequence[Delivery]) -> None:
         self.lost += [delivery.task.id for delivery in deliveries]
@@ -135,6 +156,25 @@ async def test_running_renews_every_third_for_as_long_as_it_takes(bench: Bench) 
 async def test_what_turned_out_to_be_lost_is_told_and_the_rest_kept(bench: Bench) -> None:
     bench.claim("a", "b")
     bench.queue.gone = {"b"}
+    await bench.clock.advance(LEASE / 3)
+    await bench.keeper.renew()
+    assert bench.lost == ["b"]
+
+
+async def test_leases_on_rows_beside_the_queue_are_renewed_with_it(bench: Bench) -> None:
+    claim = bench.claim("a", "b", "c")
+    claim.rows = {id: claim.open[id] for id in ("a", "b")}
+    claim.close(["a"])
+    await bench.clock.advance(LEASE / 3)
+    await bench.keeper.renew()
+    assert (bench.queue.asked, bench.storage.asked) == ([["b", "c"]], [["b"]])
+    assert bench.lost == []
+
+
+async def test_a_task_is_lost_when_its_row_is(bench: Bench) -> None:
+    claim = bench.claim("a", "b")
+    claim.rows = dict(claim.open)
+    bench.storage.gone = {"b"}
     await bench.clock.advance(LEASE / 3)
     await bench.keeper.renew()
     assert bench.lost == ["b"]

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 from taskloom.app import Loom
 from taskloom.cli.stopping import Stops
 
-__all__ = ["lost_parent", "serve"]
+__all__ = ["Moment", "lost_parent", "serve"]
+
+Moment: TypeAlias = Literal["ready", "stopping"]
 
 _PARENT_INTERVAL = 0.5
 
@@ -19,23 +22,24 @@ def serve(
     loom: Loom,
     queues: Sequence[str],
     stops: Stops,
-    ready: Callable[[], None],
+    say: Callable[[Moment], None],
     *,
     parent: int | None = None,
 ) -> None:
     """Run tasks of `queues` until `stops`, or until the process `parent` is gone.
 
-    `ready` is called when the Loom is open. Returns when everything is settled or given back, with
-    the process about to end, whatever hangs in it.
+    `say` is called with "ready" when the Loom is open, and with "stopping" when told so.
+    Returns when everything is settled or given back, with the process about to end, whatever hangs
+    in it.
     """
-    asyncio.run(_serve(loom, queues, stops, ready, parent))
+    asyncio.run(_serve(loom, queues, stops, say, parent))
 
 
 async def _serve(
     loom: Loom,
     queues: Sequence[str],
     stops: Stops,
-    ready: Callable[[], None],
+    say: Callable[[Moment], None],
     parent: int | None,
 ) -> None:
     stops.attach()
@@ -44,8 +48,8 @@ async def _serve(
     try:
         async with loom:
             if not stops.asked.is_set():
-                ready()
-                await _work(loom, queues, stops)
+                say("ready")
+                await _work(loom, queues, stops, say)
         code = 0
     finally:
         # Before the loop is torn down: that waits for what ignores its cancellation.
@@ -53,10 +57,12 @@ async def _serve(
         watching.cancel()
 
 
-async def _work(loom: Loom, queues: Sequence[str], stops: Stops) -> None:
+async def _work(
+    loom: Loom, queues: Sequence[str], stops: Stops, say: Callable[[Moment], None]
+) -> None:
     """Run tasks until the first signal has done its work, or the second one cuts it short."""
     working = asyncio.create_task(loom.run_worker(queues, stops.asked))
-    insisting = asyncio.create_task(stops.insisted.wait())
+    insisting = asyncio.create_task(_insisted(stops, say))
     await asyncio.wait([working, insisting], return_when=asyncio.FIRST_COMPLETED)
     insisting.cancel()
     if not working.done():
@@ -65,6 +71,12 @@ async def _work(loom: Loom, queues: Sequence[str], stops: Stops) -> None:
             await working
         return
     working.result()
+
+
+async def _insisted(stops: Stops, say: Callable[[Moment], None]) -> None:
+    await stops.asked.wait()
+    say("stopping")
+    await stops.insisted.wait()
 
 
 async def lost_parent(parent: int | None, stop: asyncio.Event) -> None:

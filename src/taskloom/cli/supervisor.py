@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from taskloom.cli.stopping import INSIST_LIMIT, Stops
+from taskloom.cli.stopping import INSIST_LIMIT
 from taskloom.cli.words import print_line
 
-__all__ = ["END_LIMIT", "Supervisor", "start_worker", "worker_command"]
+__all__ = ["END_LIMIT", "Supervisor", "worker_command"]
 
 END_LIMIT = INSIST_LIMIT + 0.25
 """Seconds from the second signal to the end of the supervisor: its workers come first."""
@@ -30,36 +30,36 @@ def worker_command(target: str, options: Sequence[str]) -> list[str]:
     return [*call, "--parent", str(os.getpid())]
 
 
-async def start_worker(
-    command: Sequence[str], output: int | None = None
-) -> asyncio.subprocess.Process:
-    """Start it in a session of its own: a Ctrl-C in the terminal reaches it through us only."""
-    return await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
-
-
 class Supervisor:
     """Keeps `count` processes of one command alive until it is told to stop.
 
-    One that dies is replaced after 0.5 s, doubling up to 30 s while they die young. One that ends
-    with exit code 0 was told to by someone else, and is not replaced.
+    One that dies is replaced after 0.5 s, doubling up to 30 s while they die young; after `tries`
+    young deaths in a row (None: without end) it is left dead. One that ends with exit code 0 was
+    told to by someone else, and is not replaced.
+
+    What happens is printed to `console`; what the processes say goes to `output`, else to ours.
     """
 
-    def __init__(self, command: Sequence[str], count: int, console: Console) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        console: Console,
+        *,
+        output: int | None = None,
+        tries: int | None = None,
+    ) -> None:
         self._command = command
         self._count = count
         self._console = console
+        self._output = output
+        self._tries = tries
         self._alive: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
 
-    async def run(self, stops: Stops) -> int:
+    async def run(self, asked: asyncio.Event, insisted: asyncio.Event) -> int:
         """Until every process has ended. Returns 0, or 1 when one of the last did not end well."""
-        passing_on = asyncio.create_task(self._pass_on(stops))
+        passing_on = asyncio.create_task(self._pass_on(asked, insisted))
         try:
             codes = await asyncio.gather(*(self._keep(n + 1) for n in range(self._count)))
         finally:
@@ -67,7 +67,7 @@ class Supervisor:
         return int(any(codes))
 
     async def _keep(self, number: int) -> int:
-        delay = _FIRST_DELAY
+        deaths = 0
         while True:
             born = time.monotonic()
             code = await self._live(number)
@@ -75,19 +75,30 @@ class Supervisor:
                 # Told before it could listen: it had nothing in hand.
                 return 0 if code == -signal.SIGTERM else code
             if code == 0:
-                print_line(self._console, f"Worker {number} was stopped; it is not replaced.")
+                self._say(f"Worker {number} was stopped; it is not replaced.")
                 return 0
-            if time.monotonic() - born > _LONG_LIFE:
-                delay = _FIRST_DELAY
-            died = f"Worker {number} died ({_cause(code)}); a new one in {delay:g} s."
-            print_line(self._console, (died, "yellow"))
+            deaths = 1 if time.monotonic() - born > _LONG_LIFE else deaths + 1
+            if deaths == self._tries:
+                self._say(f"Worker {number} died ({_cause(code)}), again; it is not replaced.")
+                return code
+            delay = min(_FIRST_DELAY * 2 ** (deaths - 1), _LONGEST_DELAY)
+            self._say(f"Worker {number} died ({_cause(code)}); a new one in {delay:g} s.")
             if await self._stopped_within(delay):
                 return 0
-            delay = min(delay * 2, _LONGEST_DELAY)
+
+    def _say(self, text: str) -> None:
+        print_line(self._console, (text, "yellow"))
 
     async def _live(self, number: int) -> int:
         """One process, from start to end; its exit code."""
-        process = self._alive[number] = await start_worker(self._command)
+        # In a session of its own: a Ctrl-C in the terminal reaches it through us only.
+        process = self._alive[number] = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            start_new_session=True,
+        )
         if self._stopping.is_set():
             _send(process, signal.SIGTERM)
         print_line(self._console, f"Worker {number} is process {process.pid}.")
@@ -104,15 +115,16 @@ class Supervisor:
             return False
         return True
 
-    async def _pass_on(self, stops: Stops) -> None:
+    async def _pass_on(self, asked: asyncio.Event, insisted: asyncio.Event) -> None:
         """Each wish to stop goes to every process once."""
-        await stops.asked.wait()
+        await asked.wait()
         self._stopping.set()
         if self._alive:
             print_line(self._console, "Stopping: what runs is finished, the rest given back.")
         self._tell_all(signal.SIGTERM)
-        await stops.insisted.wait()
-        self._tell_all(signal.SIGTERM)
+        await insisted.wait()
+        # Not SIGTERM again: two of one kind that come close together arrive as one.
+        self._tell_all(signal.SIGINT)
         await asyncio.sleep(INSIST_LIMIT + 0.1)
         self._tell_all(signal.SIGKILL)
 

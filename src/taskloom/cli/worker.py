@@ -15,7 +15,7 @@ from taskloom.app import Loom
 from taskloom.cli.database import place_of
 from taskloom.cli.errors import UserError
 from taskloom.cli.logs import LogLevel, set_up_logging
-from taskloom.cli.serving import serve
+from taskloom.cli.serving import Moment, serve
 from taskloom.cli.stopping import Stops
 from taskloom.cli.supervisor import END_LIMIT, Supervisor, worker_command
 from taskloom.cli.target import load_loom
@@ -55,9 +55,16 @@ def command(
         raise typer.Exit(code)
     if parent is not None:
         # One of several: who started it does the talking.
-        serve(loom, wanted, stops, lambda: None, parent=parent)
+        serve(loom, wanted, stops, lambda moment: None, parent=parent)
         return
-    serve(loom, wanted, stops, lambda: _banner(loom, wanted, processes))
+
+    def say(moment: Moment) -> None:
+        if moment == "ready":
+            _banner(loom, wanted, processes)
+        else:
+            print_line(prints_to(), "Stopping: what runs is finished, the rest given back.")
+
+    serve(loom, wanted, stops, say)
     print_line(prints_to(), "Stopped.")
 
 
@@ -78,7 +85,7 @@ def _supervise(
         async with loom:
             pass
         _banner(loom, _queues(queues, loom), processes)
-        return await supervisor.run(stops)
+        return await supervisor.run(stops.asked, stops.insisted)
 
     code = asyncio.run(run())
     stops.over(code)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import time
-from asyncio.subprocess import Process
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -22,7 +19,7 @@ from taskloom.cli.demo.summary import show_summary
 from taskloom.cli.demo.watching import Tally, read_tally, watch
 from taskloom.cli.errors import UserError
 from taskloom.cli.stopping import Stops
-from taskloom.cli.supervisor import start_worker, worker_command
+from taskloom.cli.supervisor import Supervisor, worker_command
 from taskloom.cli.words import count, print_line
 from taskloom.interfaces import TaskArchive
 from taskloom.task import Task
@@ -41,7 +38,7 @@ class Demo:
     ) -> None:
         self._folder = folder
         self._places = places
-        self._workers = workers
+        self._workers_wanted = workers
         self._console = console
         self._samples = samples
         self._loom = Loom(places.url)
@@ -108,63 +105,51 @@ class Demo:
         for start in range(0, len(tasks), _CHUNK):
             await self._loom.add_tasks(tasks[start : start + _CHUNK])
         where = f"{count(len(tasks), 'file')} in {self._folder}, one task each"
-        print_line(self._console, f"{where}, {count(self._workers, 'worker process', 'workers')}.")
+        print_line(self._console, f"{where}, {count(self._workers_wanted, 'worker')}.")
         return tasks
 
     async def _work(self, archive: TaskArchive, stops: Stops) -> Tally:
         """Until all is done, or a signal; the workers have ended then."""
-        with self._log() as log:
-            process = await self._start(log)
-            stop = asyncio.Event()
-            ends = [
-                asyncio.create_task(_then(process.wait(), stop)),
-                asyncio.create_task(_then(stops.asked.wait(), stop)),
+        with self._places.log.open("w") as log:
+            done, halt = asyncio.Event(), asyncio.Event()
+            working = asyncio.create_task(self._workers(log).run(done, stops.insisted))
+            waits = [
+                asyncio.create_task(_then(halt, asyncio.shield(working))),
+                asyncio.create_task(_then(halt, stops.asked.wait())),
             ]
             try:
-                tally = await watch(archive, stop, self._console)
+                tally = await watch(archive, halt, self._console)
             finally:
-                for end in ends:
-                    end.cancel()
-                await self._end(process, stops)
+                for wait in waits:
+                    wait.cancel()
+                if stops.asked.is_set():
+                    said = "Stopping: what runs is finished. Ctrl-C again: now."
+                    print_line(self._console, said)
+                done.set()
+                code = await working
         if not tally.complete and not stops.asked.is_set():
             raise UserError(
-                f"the workers ended with exit code {process.returncode}: {self._last_words()}",
+                f"the workers ended with exit code {code}: {self._last_words()}",
                 f"What they said is in {self._places.log}",
             )
         return tally
 
-    @contextmanager
-    def _log(self) -> Iterator[int]:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        log = os.open(self._places.log, flags, 0o644)
-        try:
-            yield log
-        finally:
-            os.close(log)
-
-    async def _start(self, log: int) -> Process:
-        # The workers are the ordinary command; they learn from the environment which database.
+    def _workers(self, log: TextIO) -> Supervisor:
+        # The ordinary command; from the environment it learns which database.
         os.environ[DATABASE_VARIABLE] = str(self._places.database.absolute())
         os.environ["PYTHONWARNINGS"] = "ignore::SyntaxWarning"  # of the files they read
-        options = ["--processes", str(self._workers)]
-        return await start_worker(worker_command("taskloom.cli.demo.tasks:loom", options), log)
-
-    async def _end(self, process: Process, stops: Stops) -> None:
-        """Ask the workers to stop; insist when the user does."""
-        if process.returncode is not None:
-            return
-        if stops.asked.is_set():
-            print_line(self._console, "Stopping: what runs is finished. Ctrl-C again: now.")
-        process.send_signal(signal.SIGTERM)
-        insisting = asyncio.create_task(_insist(process, stops))
-        try:
-            await process.wait()
-        finally:
-            insisting.cancel()
+        return Supervisor(
+            worker_command("taskloom.cli.demo.tasks:loom", ["--log-level", "warning"]),
+            self._workers_wanted,
+            Console(file=log, width=250),
+            output=log.fileno(),
+            tries=3,
+        )
 
     def _last_words(self) -> str:
-        lines = self._places.log.read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "they said nothing")
+        lines = self._places.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith("Error:")] or lines
+        return errors[-1] if errors else "they said nothing"
 
     def _say_interrupted(self, tally: Tally) -> int:
         said = f"Interrupted: {tally.done:,} of {tally.files:,} files are done. "
@@ -179,11 +164,6 @@ class Demo:
         return kept
 
 
-async def _then(wait: Any, stop: asyncio.Event) -> None:
+async def _then(event: asyncio.Event, wait: Awaitable[Any]) -> None:
     await wait
-    stop.set()
-
-
-async def _insist(process: Process, stops: Stops) -> None:
-    await stops.insisted.wait()
-    process.send_signal(signal.SIGTERM)
+    event.set()

@@ -1,0 +1,136 @@
+"""F2: `kill -9` of a worker at each named point that exists where storage and queue are one.
+
+On SQLite a claim is one UPDATE and a settle one transaction, so some of the points of FAULTS.md
+have no place between two calls. They are reached inside the transaction, or fall together:
+
+- C01: the claim records the lease. Killed when it is committed and nobody has its answer.
+- C06, C07, C08, C13: children, outcomes and acknowledgements are one transaction. Killed in the
+  middle of its UPDATE, in the middle of its INSERT, and before its COMMIT.
+- C12, C14: nothing lies between settle and acknowledgement, or retry and acknowledgement. Killed
+  when the settle is committed and its answer is not there.
+- C15: nothing moves from storage to queue. Killed in the upkeep that makes lost tasks due again.
+- C02, C09, C10, C11, C16, C17: projections, flows and handoff are not there yet.
+"""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from checker import Rules
+from generator import Generator, add
+from rig import Rig, open_rig, seed_of
+
+TIMES = 3
+RULES = Rules(max_deliveries=10, recovery=10.0)  # a healthy worker comes only after the third death
+KILLED = -signal.SIGKILL
+MIXED = {"plain": 3, "parent": 3, "flaky": 2, "batch": 2, "eager": 1, "keyed": 1}
+
+POINTS = [
+    ("C01", "claim.after", MIXED),
+    ("C03", "body.before", MIXED),
+    ("C04", "", {"dies-once": 1}),
+    ("C05", "", {"unencodable": 1}),
+    ("C06", "settle.mid-insert", {"parent": 1}),
+    ("C07", "settle.before-commit", {"parent": 1}),
+    ("C07", "settle.before", MIXED),
+    ("C08, C13", "settle.mid-update", MIXED),
+    ("C12", "settle.after", MIXED),
+    ("C14", "settle-retry.after", {"flaky": 1}),
+    ("C15", "recover.before", MIXED),
+    ("C15", "recover_stale.before-commit", MIXED),
+    ("C19", "extend.before", {"plain": 1}),
+    ("C19", "extend.before-commit", {"plain": 1}),
+    ("C19", "extend.after", {"plain": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("point", "kinds"),
+    [pytest.param(point, kinds, id=f"{name} {point}") for name, point, kinds in POINTS],
+)
+async def test_a_worker_dies_there(tmp_path: Path, point: str, kinds: dict[str, int]) -> None:
+    seed = seed_of(1)
+    long = point.startswith("extend")
+    generator = Generator(seed, kinds, busy=2.5 if long else 0.05)
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        for nth in range(1, TIMES + 1):
+            for made in generator.batches(12):
+                await add(rig.loom, rig.recorder, made)
+            pid = await rig.start(crash=point, nth=nth)
+            assert await rig.ended(pid) == KILLED
+        await _all_is_well(rig, seed)
+
+
+DRAINS = ["release.before", "release.before-commit", "release.after", "settle.before", "settle.after"]
+
+
+@pytest.mark.parametrize("call", DRAINS)
+async def test_a_worker_dies_while_it_shuts_down(tmp_path: Path, call: str) -> None:
+    """C18."""
+    seed = seed_of(2)
+    point = call if "commit" in call else f"drain.{call}"
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        for nth in range(1, TIMES + 1):
+            made = [Generator(seed + nth).make("plain", **{"for": 0.1 + n / 100}) for n in range(30)]
+            await add(rig.loom, rig.recorder, made)
+            # Only one call releases: all that has not started.
+            pid = await rig.start(crash=point, nth=1 if "release" in call else nth)
+            await rig.until("run.start", lambda event, pid=pid: event.pid == pid)
+            rig.signal(pid, signal.SIGTERM, "term")
+            assert await rig.ended(pid) == KILLED
+        await _all_is_well(rig, seed)
+
+
+@pytest.mark.parametrize("point", ["set-aside.before", "set_aside.before-commit", "set-aside.after"])
+async def test_a_worker_dies_while_it_sets_a_record_aside(tmp_path: Path, point: str) -> None:
+    """C20. The record is kept with its bytes, once, and its neighbours go on."""
+    seed = seed_of(3)
+    generator = Generator(seed, {"plain": 1}, busy=0.02)
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        for _ in range(TIMES):
+            spec, bad = generator.make()
+            await rig.loom.add_tasks([bad])
+            _spoil(rig.file, spec.id)
+            await add(rig.loom, rig.recorder, [generator.make() for _ in range(5)])
+            pid = await rig.start(crash=point)
+            assert await rig.ended(pid) == KILLED
+        await rig.start()
+        await rig.drain()
+        dead = await rig.loom.handler.storage.dead_records()  # type: ignore[attr-defined]
+        assert [record.raw for record in dead].count(b"{spoilt") == 1
+        ended = {final.id: final.status for final in await rig.finals()}
+        good = {spec.id for event in rig.of("add.invoke") for spec in event.specs}
+        assert len(good) == 5 * TIMES
+        assert {ended[id] for id in good} == {"executed"}
+        assert sum(status == "failed" for status in ended.values()) == TIMES
+
+
+@pytest.mark.parametrize("point", ["add.before", "add.before-commit", "add.after"])
+async def test_a_client_dies_while_it_adds(tmp_path: Path, point: str) -> None:
+    """Each call of `add_tasks` is accepted whole or not at all, whatever its caller heard."""
+    seed = seed_of(4)
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        for nth in range(1, TIMES + 1):
+            pid = await rig.start("client", crash=point, nth=nth, seed=seed + nth, count=60)
+            assert await rig.ended(pid) == KILLED
+        assert len(rig.of("add.invoke")) == sum(range(1, TIMES + 1))
+        await _all_is_well(rig, seed)
+
+
+async def _all_is_well(rig: Rig, seed: int) -> None:
+    await rig.start()
+    violations = await rig.verdict()
+    assert not violations, f"seed {seed}:\n" + "\n".join(map(str, violations))
+
+
+def _spoil(file: Path, id: str) -> None:
+    """Make a stored task unreadable."""
+    with closing(sqlite3.connect(file, timeout=10)) as db, db:
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("UPDATE taskloom_tasks SET body = '{spoilt' WHERE id = ?", (id,))
+
+

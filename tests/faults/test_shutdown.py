@@ -1,0 +1,79 @@
+"""F10: SIGTERM under full load, once and twice."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from checker import Rules
+from generator import Generator, add
+from nemesis import Nemesis
+from rig import Rig, open_rig, seed_of
+
+GRACE = 5.0
+
+
+async def test_sigterm_under_full_load(tmp_path: Path) -> None:
+    """Out with 0 within the grace; nothing lost or run twice; what waited goes on within 1 s."""
+    seed = seed_of(41)
+    generator = Generator(seed)
+    async with open_rig(tmp_path / "rig") as rig:
+        first = await rig.start_alone(grace=GRACE)
+        made = [generator.make("plain", **{"for": 0.3}) for _ in range(90)]
+        await add(rig.loom, rig.recorder, made)
+        await rig.until("run.end", lambda event: event.pid == first, count=4)
+        second = await rig.start()
+        await rig.until("worker.ready", lambda event: event.pid == second)
+        sent = time.monotonic()
+        rig.signal(first, signal.SIGTERM, "term")
+        assert await rig.ended(first) == 0
+        assert time.monotonic() - sent < GRACE
+        violations = await rig.verdict()
+        assert not violations, f"seed {seed}:\n" + "\n".join(map(str, violations))
+        _check_handover(rig, first, second, sent)
+
+
+def _check_handover(rig: Rig, first: int, second: int, sent: float) -> None:
+    given = [event for event in rig.of("release") if event.pid == first]
+    released = {id: event.t for event in given for id, _, _ in event.keys}
+    assert len(released) > 8, "it had work waiting"
+    starts = [e for e in rig.of("run.start") if e.pid == second and e.task in released]
+    assert starts[0].t - sent < 1.0
+    ends = [event.task for event in rig.of("run.end")]
+    assert len(ends) == len(set(ends)) == 90, "each ended once, none was cancelled"
+    late = [e for e in rig.of("run.start") if e.pid == first and e.t > sent + 0.2]
+    assert not late, "it started nothing after the signal"
+
+
+async def test_a_second_sigterm_means_now(tmp_path: Path) -> None:
+    """Out in 2 s whatever runs; that runs elsewhere at once, not after its lease."""
+    rules = Rules(lease=20.0)
+    async with open_rig(tmp_path / "rig", rules) as rig:
+        first = await rig.start_alone(grace=60.0)
+        await add(rig.loom, rig.recorder, [Generator(0).make("lingers")])
+        await rig.until("run.start")
+        second = await rig.start()
+        await rig.until("worker.ready", lambda event: event.pid == second)
+        rig.signal(first, signal.SIGTERM, "term")
+        sent = time.monotonic()
+        rig.signal(first, signal.SIGTERM, "insist")
+        assert await rig.ended(first) == 0
+        assert time.monotonic() - sent < 2.0
+        [_, again] = await rig.until("run.start", count=2)
+        assert again.pid == second
+        assert again.t - sent < 3.0
+        assert not await rig.verdict()
+
+
+async def test_sigterm_again_and_again(tmp_path: Path) -> None:
+    """Workers come and go while tasks of all kinds are added; no task notices."""
+    seed = seed_of(43)
+    async with open_rig(tmp_path / "rig") as rig:
+        await rig.keep_workers(3, grace=GRACE)
+        client = await rig.start("client", seed=seed, count=400, pause=0.02)
+        codes = await Nemesis(rig, seed, pace=0.2).terminate(8)
+        assert set(codes) == {0}
+        assert await rig.ended(client) == 0
+        violations = await rig.verdict()
+        assert not violations, f"seed {seed}:\n" + "\n".join(map(str, violations))

@@ -1,0 +1,69 @@
+"""F3 and F6: workers that stop, or block, past their lease and go on. They change nothing more."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from checker import Rules
+from generator import Generator, add
+from nemesis import Nemesis
+from rig import open_rig, seed_of
+
+
+def _refusals(told: list[str]) -> list[str]:
+    return [text for text in told if "refused" in text]
+
+
+async def test_what_a_stopped_worker_reports_later_is_refused(tmp_path: Path) -> None:
+    """The body ends the moment it goes on: its outcome is on the way before anything else is."""
+    async with open_rig(tmp_path / "rig") as rig:
+        spec, task = Generator(0).make("stops-itself")
+        first = await rig.start()
+        await add(rig.loom, rig.recorder, [(spec, task)])
+        await rig.until("fault", lambda event: event.word == "stop")
+        second = await rig.start()
+        await rig.until("run.end", lambda event: event.pid == second)
+        await rig.drain()  # the second one's outcome stands
+        rig.signal(first, signal.SIGCONT, "cont")
+        settles = await rig.until("settle", lambda event: event.pid == first)
+        assert [word for event in settles for _, _, word in event.keys] == ["executed refused"]
+        assert not await rig.verdict()
+        assert _refusals(rig.told()) == [
+            "WARNING 1 outcomes came after their lease was lost; refused"
+        ], rig.told()
+        assert [event.pid for event in rig.of("run.end")] == [second, first]
+
+
+async def test_workers_are_stopped_at_random_under_load(tmp_path: Path) -> None:
+    seed = seed_of(31)
+    rules = Rules(max_deliveries=8)
+    async with open_rig(tmp_path / "rig", rules) as rig:
+        for _ in range(3):
+            await rig.start()
+        client = await rig.start("client", seed=seed, count=500, pause=0.03)
+        await Nemesis(rig, seed, pace=0.1).stop_and_continue(3)
+        assert await rig.ended(client) == 0
+        violations = await rig.verdict()
+        assert not violations, f"seed {seed}:\n" + "\n".join(map(str, violations))
+        assert _refusals(rig.told()), "no stopped worker held anything: the test shows nothing"
+
+
+@pytest.mark.parametrize(("blocked", "runs"), [(0.45, 1), (1.6, 2)])
+async def test_a_blocked_event_loop(tmp_path: Path, blocked: float, runs: int) -> None:
+    """Shorter than the lease: no duplicate. Longer: it runs elsewhere, and the late word is refused."""
+    async with open_rig(tmp_path / "rig") as rig:
+        spec, task = Generator(0).make("blocks", block=blocked)
+        await rig.start()
+        await add(rig.loom, rig.recorder, [(spec, task)])
+        [fault] = await rig.until("fault", lambda event: event.word == "block")
+        await rig.start()
+        await rig.until("run.end", lambda event: event.pid == fault.pid)
+        assert not await rig.verdict()
+        assert len(rig.of("run.start")) == runs
+        assert len(_refusals(rig.told())) == runs - 1
+        said = [text for text in rig.told() if "event loop has been blocked" in text]
+        assert len(said) == runs - 1
+        assert all("blocks" in text for text in said), "it says where"
+

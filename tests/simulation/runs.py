@@ -1,0 +1,102 @@
+"""The runs of user code in a history, and what happened around each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from simulation.history import Event
+
+__all__ = ["Facts", "Run"]
+
+WRONG = ("fail", "raise", "silent")
+
+
+class Run(NamedTuple):
+    """One call of user code for one task, from its claim to its end."""
+
+    start: Event
+    claimed: float
+    end: Event | None
+    """None: its worker died first."""
+    ended: float
+
+    @property
+    def task(self) -> str:
+        return self.start.task
+
+    @property
+    def who(self) -> str:
+        return self.start.who
+
+    @property
+    def number(self) -> int:
+        number: int = self.start.about["run"]
+        return number
+
+    @property
+    def word(self) -> str:
+        """The word it spoke; "cut" when it was cancelled or its worker died."""
+        return "cut" if self.end is None else str(self.end.about["word"])
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        return () if self.end is None else self.end.about["children"]
+
+
+class Facts:
+    """A history, indexed."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.events = list(events)
+        self.by_kind: dict[str, list[Event]] = defaultdict(list)
+        self.by_task: dict[str, list[Event]] = defaultdict(list)
+        for event in self.events:
+            self.by_kind[event.kind].append(event)
+            if event.task:
+                self.by_task[event.task].append(event)
+        self.crashes = {event.who: event.at for event in self.by_kind["crash"]}
+        self.stops = {event.who: event.at for event in self.by_kind["stop"]}
+        self.parents: dict[str, str] = {}
+        self.runs: dict[str, list[Run]] = {id: self._runs(id) for id in self.by_task}
+        for runs in self.runs.values():
+            self.parents |= {child: run.task for run in runs for child in run.children}
+
+    def _runs(self, id: str) -> list[Run]:
+        ends = {e.about["run"]: e for e in self.by_task[id] if e.kind == "end"}
+        claims: dict[str, float] = {}
+        runs = []
+        for event in self.by_task[id]:
+            if event.kind == "claim":
+                claims[event.who] = event.at
+            if event.kind == "start":
+                end = ends.get(event.about["run"])
+                ended = end.at if end else self.crashes.get(event.who, float("inf"))
+                runs.append(Run(event, claims.get(event.who, event.at), end, ended))
+        return runs
+
+    def of(self, id: str, *kinds: str) -> list[Event]:
+        return [event for event in self.by_task[id] if event.kind in kinds]
+
+    def lineage(self, id: str) -> set[str]:
+        """The task, its parent, and so on."""
+        line = {id}
+        while id in self.parents and self.parents[id] not in line:
+            id = self.parents[id]
+            line.add(id)
+        return line
+
+    def named(self, id: str, until: float) -> list[Event]:
+        """Faults of calls about this task or those it comes from."""
+        line = self.lineage(id)
+        faults = self.by_kind["fault"]
+        return [e for e in faults if e.at <= until and not line.isdisjoint(e.about["ids"])]
+
+    def troubled(self, who: str, since: float, until: float) -> bool:
+        """Whether a worker had a fault, was stopped or died in this time."""
+        if since <= self.crashes.get(who, -1.0) <= until:
+            return True
+        if since <= self.stops.get(who, -1.0) <= until:
+            return True
+        return any(e.who == who and since <= e.at <= until for e in self.by_kind["fault"])
