@@ -128,6 +128,9 @@ class Attempt:
         if parent is not None:
             self._own(parent)
         given = list(tasks)
+        if self._closed:
+            _log.warning("task %s added %d tasks after its end; ignored", self.task.id, len(given))
+            return
         self.claim_room(len(given))
         own = [task for task in given if _checked(task).id == self.task.id]
         self.take_children([self.adopt(task) for task in given if task.id != self.task.id])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor as ThreadPool
 from contextvars import Context
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -82,6 +82,12 @@ class Lane(ABC):
     def running(self) -> int:
         """How many deliveries are with the executor now."""
         return sum(len(jobs) for jobs in self._tasks.values())
+
+    def running_ids(self) -> Iterator[str]:
+        """The tasks that are with the executor now."""
+        for jobs in self._tasks.values():
+            for delivery, _ in jobs:
+                yield delivery.task.id
 
     @property
     def in_hand(self) -> int:
@@ -167,7 +173,8 @@ class Lane(ABC):
         except TimeoutError:
             if not limit.expired():
                 raise  # the user's own
-            raise TaskTimeoutError(f"cancelled after its timeout of {self._timeout:g} s") from None
+        if limit.expired():  # also when user code swallowed the cancellation
+            raise TaskTimeoutError(f"cancelled after its timeout of {self._timeout:g} s")
 
     def _begin(self, work: Any, actions: Attempt | BatchCall) -> Awaitable[None] | None:
         context = self._settings.context.copy()

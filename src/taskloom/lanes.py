@@ -124,8 +124,7 @@ class BatchLane(Lane):
         error: BaseException | None = None
         try:
             if tasks:
-                if observer.wants_batches:
-                    await observer.batch_started(tasks, self.executor)
+                await self._tell_started(attempts, tasks)
                 await self._call(tasks, call)
         except GeneratorExit:
             raise
@@ -135,6 +134,14 @@ class BatchLane(Lane):
         self._hand_over(jobs, outcomes, me)
         if tasks and observer.wants_batches:
             await observer.batch_completed(outcomes, self.executor, started)
+
+    async def _tell_started(self, attempts: list[Attempt], tasks: list[Task[Any]]) -> None:
+        observer = self._settings.observer
+        if observer.wants_batches:
+            await observer.batch_started(tasks, self.executor)
+        if observer.wants_started:
+            for attempt in attempts:
+                await observer.task_started(attempt, self.executor)
 
     def _hand_over(self, jobs: list[Job], outcomes: list[Outcome], me: asyncio.Task[None]) -> None:
         if me not in self._tasks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from taskloom.clock import seconds
 from taskloom.config import TaskHandlerConfig
 from taskloom.errors import UnavailableError
 from taskloom.interfaces.task_storage import TaskArchive, TaskStorage, WorkerRecord
-from taskloom.leases import Claim, Keeper
+from taskloom.leases import Claim
 from taskloom.lifecycle import (
     BatchCompleted,
     BatchStarted,
@@ -42,14 +43,14 @@ class Pulse:
         worker_id: str,
         listeners: Listeners,
         storage: TaskStorage,
-        keeper: Keeper,
+        running_ids: Callable[[], list[str]],
         figures: Figures,
         config: TaskHandlerConfig,
     ) -> None:
         self._worker_id = worker_id
         self._listeners = listeners
         self._archive = storage if isinstance(storage, TaskArchive) else None
-        self._keeper = keeper
+        self._running_ids = running_ids
         self._figures = figures
         self._clock = config.clock
         self._interval = seconds(config.lifecycle.heartbeat_interval, "heartbeat_interval")
@@ -143,7 +144,8 @@ class Pulse:
         }
 
     def _worker_stats(self) -> dict[str, Any]:
-        running = {"tasks_running": self._keeper.held()}
+        ids = self._running_ids()
+        running = {"tasks_running": len(ids), "current_task": ids[0] if len(ids) == 1 else None}
         return self._worker() | self._figures.worker_fields() | running
 
     async def _record(self, ttl: float) -> None:
@@ -156,7 +158,7 @@ class Pulse:
             queues=self._queues,
             started_at=self._started_at,
             seen_at=self._clock.now(),
-            running=self._keeper.held(),
+            running=len(self._running_ids()),
             processed=self._figures.succeeded + self._figures.failed,
         )
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -58,6 +58,7 @@ class Reporter:
         )
         self._wants_scheduled = listeners.wants("on_task_scheduled")
         self._unannounced: dict[str, asyncio.Event] = {}
+        self._unsettled: dict[str, asyncio.Event] = {}
         self._worker_id = worker_id
         self._payload = config.lifecycle.include_payload
         self._clock = config.clock
@@ -75,23 +76,29 @@ class Reporter:
         if not self._wants_scheduled:
             yield accepted.extend
             return
-        announced = asyncio.Event()
-        ids = [task.id for task in tasks]
-        self._unannounced.update(dict.fromkeys(ids, announced))
-        try:
+        with _held(self._unannounced, [task.id for task in tasks]):
             yield accepted.extend
             for task in accepted:
                 fields = self._context(task, executor_of(task), worker=False)
                 await self.listeners.emit("on_task_scheduled", TaskScheduled(**fields))
-        finally:
-            for id in ids:
-                self._unannounced.pop(id, None)
-            announced.set()
 
-    async def _after_announcement(self, tasks: Iterable[Task[Any]]) -> None:
-        for task in tasks:
-            if self._unannounced and (announced := self._unannounced.get(task.id)) is not None:
-                await announced.wait()
+    @contextmanager
+    def settling(self, verdicts: Iterable[Verdict]) -> Iterator[None]:
+        """Around settling: what goes on is told as started again after its end was told."""
+        if not (self.wants_ends and self.wants_started):
+            yield
+            return
+        ids = [v.outcome.delivery.task.id for v in verdicts if not v.status.terminal]
+        with _held(self._unsettled, ids):
+            yield
+
+    async def _in_turn(self, tasks: Iterable[Task[Any]]) -> None:
+        """What came before in these tasks' lives has been told."""
+        for waiting in (self._unannounced, self._unsettled):
+            if waiting:
+                for task in tasks:
+                    if (told := waiting.get(task.id)) is not None:
+                        await told.wait()
 
     async def cancelled(
         self, tasks: Iterable[Task[Any]], reason: str, executor_of: ExecutorOf
@@ -104,7 +111,7 @@ class Reporter:
 
     async def task_started(self, attempt: Attempt, executor: Executor) -> None:
         """A single or parallel executor is about to be called."""
-        await self._after_announcement((attempt.task,))
+        await self._in_turn((attempt.task,))
         now = self._clock.now()
         event = TaskStarted(
             **self._context(attempt.task, executor),
@@ -115,7 +122,7 @@ class Reporter:
 
     async def batch_started(self, tasks: Sequence[Task[Any]], executor: Executor) -> None:
         """A multi executor is about to be called."""
-        await self._after_announcement(tasks)
+        await self._in_turn(tasks)
         event = TaskBatchStarted(**self._batch(tasks, executor), started_at=self._clock.now())
         await self.listeners.emit("on_task_batch_started", event)
 
@@ -138,7 +145,8 @@ class Reporter:
     async def ended(self, verdict: Verdict, executor: Executor | None) -> None:
         """An outcome was settled."""
         outcome = verdict.outcome
-        await self._after_announcement((outcome.delivery.task,))
+        if (announced := self._unannounced.get(outcome.delivery.task.id)) is not None:
+            await announced.wait()
         fields = self._context(outcome.delivery.task, executor) | self._timing(outcome)
         if outcome.word is Word.SUCCESS:
             result = UNSET if outcome.result is UNSET else msgspec.json.decode(outcome.result)
@@ -186,6 +194,19 @@ class Reporter:
             "processing_duration": ran,
             "total_duration": total,
         }
+
+
+@contextmanager
+def _held(waiting: dict[str, asyncio.Event], ids: Sequence[str]) -> Iterator[None]:
+    told = asyncio.Event()
+    waiting.update(dict.fromkeys(ids, told))
+    try:
+        yield
+    finally:
+        for id in ids:
+            if waiting.get(id) is told:
+                del waiting[id]
+        told.set()
 
 
 def _waited(task: Task[Any], now: datetime) -> float:

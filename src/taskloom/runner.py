@@ -129,6 +129,10 @@ class TaskRunner:
         types = self._queues.get_task_types_for_queue(queue_id)
         return [lane for name in types if (lane := self.lane(queue_id, name)) is not None]
 
+    def running_ids(self) -> list[str]:
+        """The tasks that are with their executors now."""
+        return [id for lane in self.lanes() for id in lane.running_ids()]
+
     def queues(self) -> list[str]:
         """The queues whose tasks can run here."""
         return self._queues.get_queues()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -62,6 +62,8 @@ class SettlerParts(Struct, frozen=True):
         AbstractAsyncContextManager[Callable[[Sequence[Task[Any]]], None]],
     ]
     """Around adding them where they are one: tells that they are scheduled, before they start."""
+    settling: Callable[[Sequence[Verdict]], AbstractContextManager[None]]
+    """Around all of a settle: keeps what is told about a task in order."""
     report: Callable[[Sequence[Verdict], Sequence[Verdict]], Awaitable[None]]
     """Hears of verdicts that were carried out, and of those that were fenced."""
     on_settled: Callable[[], None]
@@ -116,11 +118,17 @@ class Settler:
                     task.id,
                     task.type,
                 )
+                await self._unlock([item])
                 self._close([item])
 
     async def _until_done(self, group: list[Settled]) -> None:
         """Settle `group`, again and again while the engine is away and the leases are ours."""
-        verdicts, again = self._decide(group), False
+        verdicts = self._decide(group)
+        with self._parts.settling(verdicts):
+            await self._repeat(group, verdicts)
+
+    async def _repeat(self, group: list[Settled], verdicts: list[Verdict]) -> None:
+        again = False
         while True:
             try:
                 async with asyncio.timeout(self._parts.call_limit):
@@ -129,6 +137,7 @@ class Settler:
                 again = True
                 if not await self._outage.wait(error, until=self._trusted_until(group)):
                     _log.error("%d outcomes could not be settled in time", len(group))
+                    await self._unlock(group)
                     self._close(group)
                     return
             else:

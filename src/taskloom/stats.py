@@ -79,6 +79,11 @@ class Figures:
         ]
         return [self._told(queue_id) for queue_id in due]
 
+    @property
+    def untold(self) -> bool:
+        """Whether anything happened since the figures were last told."""
+        return any(figures.total for figures in self._queues.values())
+
     def final_stats(self) -> list[QueueStats]:
         """What has not been told yet, one entry per queue; they start again at zero."""
         return [self._told(queue_id) for queue_id in list(self._queues)]

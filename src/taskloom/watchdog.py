@@ -13,9 +13,9 @@ __all__ = ["LoopWatchdog"]
 
 _log = logging.getLogger(__name__)
 
-BLOCKED_AFTER = 0.75
-"""Seconds without a turn of the loop before it counts as blocked."""
-INTERVAL = 0.2
+BLOCKED_AFTER = 0.5
+"""Seconds beyond a turn's time before the loop counts as blocked."""
+INTERVAL = 0.15
 
 
 class LoopWatchdog:

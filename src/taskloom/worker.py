@@ -73,7 +73,12 @@ class Worker:
             parts.queue, parts.storage, lease, clock, self._on_lost, parts.runner.locks.renew
         )
         self._pulse = Pulse(
-            parts.worker_id, parts.listeners, parts.storage, self._keeper, self.figures, config
+            parts.worker_id,
+            parts.listeners,
+            parts.storage,
+            parts.runner.running_ids,
+            self.figures,
+            config,
         )
         self._books = Books(
             self.figures, parts.reporter, parts.listeners, parts.executor_of, parts.cache, clock
@@ -89,6 +94,7 @@ class Worker:
                 executor_of=parts.executor_of,
                 add_children=parts.add_children,
                 announcing=parts.reporter.announcing,
+                settling=parts.reporter.settling,
                 report=self._books.report,
                 on_settled=self._on_settled,
             )
@@ -206,9 +212,11 @@ class Worker:
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
         self._parts.runner.close()
+        if self.figures.untold:
+            await self._books.tell_final_stats()
         await self._parts.listeners.close()
 
-    async def rununtil(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    async def run_until(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
         """Run something endless until `stop`."""
         task = asyncio.create_task(work)
         try:

@@ -21,19 +21,18 @@ def work_off(cli: CommandLine, eventually: Eventually, *ids: str) -> None:
 
 
 def test_init_creates_once(cli: CommandLine) -> None:
-    first, second = cli.run("init"), cli.run("init")
+    first, second = cli.run("init"), cli.call("init")
     assert (first.returncode, second.returncode) == (0, 0)
     assert "created" in first.stdout
     assert "ready" in second.stdout
-    assert "There are no tasks yet." in cli.run("status").stdout
+    assert "There are no tasks yet." in cli.call("status").stdout
 
 
 def test_the_database_is_named_by_option_environment_or_app(cli: CommandLine) -> None:
     cli.add("greet", "mail", name="Ada")
     by_environment = cli.run("status", TASKLOOM_URL="sqlite:///app.db")
     assert "mail" in by_environment.stdout
-    assert "mail" in cli.run("status", "--app", "app:loom").stdout
-    assert "mail" in cli.run("status", *URL, TASKLOOM_URL="sqlite:///elsewhere.db").stdout
+    assert "mail" in cli.run("status", "--app", "app:loom", TASKLOOM_URL="sqlite:///no.db").stdout
 
 
 def test_status_tells_of_waiting_tasks_and_missing_workers(cli: CommandLine) -> None:
@@ -43,7 +42,7 @@ def test_status_tells_of_waiting_tasks_and_missing_workers(cli: CommandLine) -> 
     assert status["queues"]["mail"]["counts"]["scheduled"] == 2
     assert status["queues"]["mail"]["oldest_waiting_since"] is not None
     assert status["workers"] == []
-    shown = cli.run("status", *URL).stdout
+    shown = cli.call("status", *URL).stdout
     assert "No worker is alive" in shown
     assert "Tasks are waiting" in shown
 
@@ -70,7 +69,7 @@ def test_round_trip(cli: CommandLine, eventually: Eventually) -> None:
     shown = cli.json("tasks", "show", good, *URL)
     assert shown["payload"] == {"name": "Ada"}
     assert shown["execution_result"] == {"greeting": "hello Ada"}
-    assert '"greeting": "hello Ada"' in cli.run("tasks", "show", good, *URL).stdout
+    assert '"greeting": "hello Ada"' in cli.call("tasks", "show", good, *URL).stdout
 
     again = cli.run("tasks", "retry", "--status", "failed", "--queue", "mail", *URL)
     assert again.stdout == "1 task will run again.\n"
@@ -78,7 +77,7 @@ def test_round_trip(cli: CommandLine, eventually: Eventually) -> None:
 
     cancelled = cli.run("tasks", "cancel", bad, "--reason", "not [b]today[/b]", *URL)
     assert cancelled.stdout == "1 task cancelled.\n"
-    assert "not [b]today[/b]" in cli.run("tasks", "list", "--status", "cancelled", *URL).stdout
+    assert "not [b]today[/b]" in cli.call("tasks", "list", "--status", "cancelled", *URL).stdout
 
 
 def test_list_in_pages(cli: CommandLine) -> None:
@@ -87,15 +86,15 @@ def test_list_in_pages(cli: CommandLine) -> None:
     rest = cli.json("tasks", "list", "--limit", "3", "--after", first[-1]["id"], *URL)
     assert [task["id"] for task in first + rest] == ids[::-1]
     more = f"--after {first[-1]['id']}"
-    assert more in cli.run("tasks", "list", "--limit", "3", *URL).stdout
+    assert more in cli.call("tasks", "list", "--limit", "3", *URL).stdout
 
 
 def test_what_cannot_be_done_is_told(cli: CommandLine) -> None:
     id = cli.add("greet", "mail", name="Ada")
-    early = cli.run("tasks", "retry", id, *URL)
+    early = cli.call("tasks", "retry", id, *URL)
     assert early.returncode == 1
     assert f"{id} has not ended, it is scheduled" in early.stderr
-    unknown = cli.run("tasks", "cancel", id, "no-such-id", *URL)
+    unknown = cli.call("tasks", "cancel", id, "no-such-id", *URL)
     assert unknown.returncode == 1
     assert "no task with the id no-such-id" in unknown.stderr
     assert cli.task(id).status == "scheduled"

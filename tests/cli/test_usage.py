@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from command_line import CommandLine
+from command_line import CommandLine, Done
 
 import taskloom
 
@@ -52,22 +51,22 @@ ERRORS = {
     "module raises": ("worker raises:loom", [r"RuntimeError: [red]no[/red]\nsecond line \x1b[31m"]),
     "no attribute": ("worker app:lom", ["app has no 'lom'. Did you mean loom?", "app:loom"]),
     "not a loom": ("worker app:not_a_loom", ["type int, not a Loom", "Looms there: app:loom"]),
-    "a factory": ("worker app:make_loom", ["type function, not a Loom"]),
     "missing extra": ("worker extra:loom", ["redis is not installed", "taskloom[redis]"]),
     "no tasks": ("worker bare:loom", ["no tasks", "@loom.task"]),
     "unknown queue": ("worker app:loom --queues mial", ["'mial'", "There are: default, mail"]),
     "cannot open": ("worker astray:loom", ["directory does not exist", "create /no/such/place"]),
     "cannot open, many": ("worker astray:loom --processes 2", ["create /no/such/place"]),
-    "memory, many": ("worker private:loom --processes 2", ["memory of one process", "sqlite:///"]),
     "no file": ("status", ["{place}/taskloom.db does not exist", "--url", "init"]),
+    "init nowhere": ("init --url sqlite:////no/such/place/x.db", ["create /no/such/place"]),
+}
+
+MORE_ERRORS = {
     "not a database": ("status --url sqlite:///app.py", ["not a SQLite database"]),
     "memory": ("status --url memory://", ["memory of one process", "--url sqlite:///"]),
     "no scheme": ("status --url taskloom.db", ["no scheme", "sqlite:///taskloom.db"]),
     "init in memory": ("init --url memory://", ["nothing to create"]),
-    "init nowhere": ("init --url sqlite:////no/such/place/x.db", ["create /no/such/place"]),
     "demo of nothing": ("demo nowhere", ["nowhere is not a folder"]),
 }
-
 
 USAGE = [
     "nonsense",
@@ -79,37 +78,36 @@ USAGE = [
     "worker app:loom --processes 0",
 ]
 
-Answers = dict[str, subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("errors")
-
-
-@pytest.fixture(scope="module")
-def answers(place: Path) -> Answers:
-    """All commands were run, side by side, since starting one takes longest."""
-    cli = CommandLine(place)
+    place = tmp_path_factory.mktemp("errors")
     for name, source in MODULES.items():
-        cli.write(name, source)
-    return _run_all(cli, {case: command for case, (command, _) in ERRORS.items()})
+        CommandLine(place).write(name, source)
+    return place
 
 
 @pytest.fixture(scope="module")
-def misuses(place: Path) -> Answers:
-    return _run_all(CommandLine(place), {command: command for command in USAGE})
-
-
-def _run_all(cli: CommandLine, commands: dict[str, str]) -> Answers:
+def answers(place: Path) -> dict[str, Done]:
+    """Real processes, side by side, since starting one takes longest."""
+    cli = CommandLine(place)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda command: cli.run(*command.split()), commands.values())
-        return dict(zip(commands, done, strict=True))
+        done = pool.map(lambda error: cli.run(*error[0].split()), ERRORS.values())
+        return dict(zip(ERRORS, done, strict=True))
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_error_says_what_to_do(answers: Answers, place: Path, case: str) -> None:
-    texts, done = ERRORS[case][1], answers[case]
+def test_error_says_what_to_do(answers: dict[str, Done], place: Path, case: str) -> None:
+    check_error(answers[case], ERRORS[case][1], place)
+
+
+@pytest.mark.parametrize("case", MORE_ERRORS)
+def test_another_error_says_what_to_do(cli: CommandLine, case: str) -> None:
+    command, texts = MORE_ERRORS[case]
+    check_error(cli.call(*command.split()), texts, cli.place)
+
+
+def check_error(done: Done, texts: list[str], place: Path) -> None:
     assert done.returncode == 1, done
     assert done.stdout == ""
     first, *rest = done.stderr.splitlines()
@@ -124,21 +122,21 @@ def test_a_database_of_someone_else_is_left_alone(cli: CommandLine) -> None:
     with closing(sqlite3.connect(cli.place / "other.db")) as other:
         other.execute("CREATE TABLE mine (x)")
     before = (cli.place / "other.db").read_bytes()
-    done = cli.run("status", "--url", "sqlite:///other.db")
+    done = cli.call("status", "--url", "sqlite:///other.db")
     assert done.returncode == 1
     assert "holds no tasks of Taskloom" in done.stderr
     assert (cli.place / "other.db").read_bytes() == before
 
 
 def test_a_password_is_never_shown(cli: CommandLine) -> None:
-    done = cli.run("status", "--url", "postgresql://me:secret@host/db")
+    done = cli.call("status", "--url", "postgresql://me:secret@host/db")
     assert done.returncode == 1
     assert "secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_wrong_usage_is_exit_code_2(misuses: Answers, case: str) -> None:
-    done = misuses[case]
+def test_wrong_usage_is_exit_code_2(cli: CommandLine, case: str) -> None:
+    done = cli.call(*case.split())
     assert done.returncode == 2
     assert "Usage: taskloom" in done.stderr
     assert "Traceback" not in done.stderr

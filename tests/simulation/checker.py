@@ -157,7 +157,11 @@ def _runs_again_for_a_reason(case: _Case) -> Iterator[str]:
 def _excused(case: _Case, before: Run, after: Run) -> bool:
     id, facts = before.task, case.facts
     until = after.start.at
-    if facts.troubled(before.who, before.claimed, until) or facts.named(id, until):
+    if facts.troubled(before.who, before.claimed, until):
+        return True
+    # What its own worker failed to say about it is repeated: that alone explains nothing.
+    own = (fault.who == before.who and id in fault.about["ids"] for fault in facts.named(id, until))
+    if not all(own) or any(f.about["call"] in ("put", "add") for f in facts.named(id, until)):
         return True
     wishes = facts.of(id, "revive", "add.invoke")
     if any(before.claimed <= wish.at <= until for wish in wishes):
@@ -252,7 +256,7 @@ def _rescues_for_a_reason(case: _Case) -> Iterator[str]:
         puts = [
             fault
             for fault in case.facts.named(event.task, event.at)
-            if fault.about["call"] == "put" or fault.about["fault"].startswith("crash")
+            if fault.about["call"] in ("put", "add") or fault.about["fault"].startswith("crash")
         ]
         if not puts and not _rescheduled(case, event):
             yield f"I5 task {event.task} was lost by the queue and found again by its age"

@@ -94,9 +94,20 @@ class Facts:
         return [e for e in faults if e.at <= until and not line.isdisjoint(e.about["ids"])]
 
     def troubled(self, who: str, since: float, until: float) -> bool:
-        """Whether a worker had a fault, was stopped or died in this time."""
+        """Whether a worker died, was stopped or lost its engines for a while in this time.
+
+        One call that was refused, or whose answer was lost, is no such while: it is repeated.
+        """
         if since <= self.crashes.get(who, -1.0) <= until:
             return True
         if since <= self.stops.get(who, -1.0) <= until:
             return True
-        return any(e.who == who and since <= e.at <= until for e in self.by_kind["fault"])
+        faults = [e for e in self.by_kind["fault"] if e.who == who and since <= e.at <= until]
+        return len(faults) > 1 or any(not _repeated(fault) for fault in faults)
+
+
+def _repeated(fault: Event) -> bool:
+    return fault.about["fault"] in ("refused", "lost") and fault.about["call"] in _REPEATED
+
+
+_REPEATED = ("settle", "ack", "release", "extend", "extend_leases", "recover_stale", "claim_due")
