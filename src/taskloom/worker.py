@@ -142,9 +142,11 @@ class Worker:
             reason = "cancelled"
             raise
         finally:
-            await to_the_end(self._shut_down(queues, tasks, hurry, reason), hurry)
-            watchdog.stop()
-            self._serving.discard(me)
+            try:
+                await to_the_end(self._shut_down(queues, tasks, hurry, reason), hurry)
+            finally:  # cancelled again meanwhile, it says so only now
+                watchdog.stop()
+                self._serving.discard(me)
 
     def _start(self, queues: list[str], *, upkeep: bool) -> list[asyncio.Task[None]]:
         tasks = self._start_consumers(queues)

@@ -174,7 +174,8 @@ async def test_r1_the_acknowledgement_is_the_last_write(memory: Engines, fail: b
     await handler.add_tasks([make_task(force_store=True)])
     begun = len(parts.done)
     await handler.process_batch(QUEUE)
-    writes = [name for name in parts.done[begun:] if not name.endswith((".get", ".claim", ".take_over"))]
+    claiming = (".get", ".claim", ".take_over")
+    writes = [name for name in parts.done[begun:] if not name.endswith(claiming)]
     assert writes[0] == "storage.settle"
     assert writes[-1] == "queue.ack"
     assert "queue.put" in writes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,6 @@ def eventually() -> Callable[[Callable[[], object]], None]:
 
     def ask(question: Callable[[], object]) -> None:
         while not question():
-            pass
+            time.sleep(0.03)  # between two questions: asking costs what is waited for
 
     return ask

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from command_line import CommandLine
+
+pytestmark = pytest.mark.timeout(180)  # starting processes is slow on a busy machine
 
 URL = ("--url", "sqlite:///app.db")
 Eventually = Callable[[Callable[[], object]], None]

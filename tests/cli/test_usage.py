@@ -14,6 +14,8 @@ from command_line import CommandLine, Done
 
 import taskloom
 
+pytestmark = pytest.mark.timeout(180)  # starting processes is slow on a busy machine
+
 
 def test_help_names_every_command(cli: CommandLine) -> None:
     done = cli.run("--help")

@@ -8,7 +8,10 @@ import signal
 import time
 from collections.abc import Callable
 
+import pytest
 from command_line import CommandLine, Running
+
+pytestmark = pytest.mark.timeout(180)  # starting processes is slow on a busy machine
 
 Eventually = Callable[[Callable[[], object]], None]
 

@@ -179,11 +179,12 @@ class Bodies:
 
     async def raises(self, task: Task[Any], actions: ExecutorActions) -> None:
         """Raise what user code should not; succeed at the second attempt."""
-        with self.noted(task) as run:
-            if task.retry_count == 0:
-                raise _RAISED[task.payload["raise"]]
-            self.end(task, run, result=task.payload["n"])
-            actions.success(task, task.payload["n"])
+        run = self.start(task)
+        if task.retry_count == 0:
+            self.end(task, run, "fail")
+            raise _RAISED[task.payload["raise"]]
+        self.end(task, run, result=task.payload["n"])
+        actions.success(task, task.payload["n"])
 
     async def stops_itself(self, task: Task[Any], actions: ExecutorActions) -> None:
         """Stop the whole process until someone continues it, the first time; then succeed."""
@@ -222,7 +223,6 @@ _RAISED: dict[str, type[BaseException]] = {
         asyncio.CancelledError,
         RecursionError,
         MemoryError,
-        GeneratorExit,
     )
 }
 

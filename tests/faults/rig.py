@@ -38,10 +38,10 @@ def seed_of(default: int) -> int:
 class Rig:
     """Processes by their pid, and what they did. Made by `open_rig`."""
 
-    def __init__(self, directory: Path, rules: Rules) -> None:
+    def __init__(self, directory: Path, rules: Rules, file: Path) -> None:
         self.directory = directory
         self.rules = rules
-        self.file = directory / "tasks.db"
+        self.file = file
         for name in ("events", "marks"):
             (directory / name).mkdir(parents=True)
         self.recorder = Recorder(directory / "events", "rig")
@@ -53,6 +53,8 @@ class Rig:
         """What a worker that ended is replaced with; None: it is not."""
         self._born: dict[int, asyncio.Future[int]] = {}
         self._clients: set[int] = set()
+        self._broken: list[int] = []
+        """Processes that ended with an exception: nothing here asks for that."""
         self._orders = 0
         self._nursery: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -96,13 +98,16 @@ class Rig:
     def _ended(self, pid: int, code: int) -> None:
         self.recorder.write("process.ended", target=pid, word=str(code))
         self.alive.pop(pid).set_result(code)
+        if code == 1:
+            self._broken.append(pid)
         if self.kept is not None and pid not in self._clients:
             self._give(self.kept())
 
     def order(self, role: str = "worker", **options: Any) -> Order:
         """What a process of this rig is to be, with its rules."""
         rules = {"lease": self.rules.lease, "max_deliveries": self.rules.max_deliveries}
-        return Order(**({"directory": str(self.directory), "role": role} | rules | options))
+        places = {"directory": str(self.directory), "file": str(self.file)}
+        return Order(**({"role": role} | places | rules | options))
 
     def _give(self, order: Order) -> asyncio.Future[int]:
         assert self._nursery is not None
@@ -166,6 +171,7 @@ class Rig:
         """Wait until so many events fit; all that do."""
         async with asyncio.timeout(PATIENCE):
             while True:
+                assert not self._broken, f"processes {self._broken} ended with an exception"
                 self.reader.read()
                 found = [e for e in self.reader.events if e.kind == kind and fits(e)]
                 if len(found) >= count:
@@ -182,6 +188,7 @@ class Rig:
         """Wait until storage holds nothing that has not ended."""
         async with asyncio.timeout(limit):
             while await self._open_tasks():
+                assert not self._broken, f"processes {self._broken} ended with an exception"
                 await asyncio.sleep(0.05)  # the storage of other processes: nothing tells us
 
     async def _open_tasks(self) -> int:
@@ -256,9 +263,14 @@ def _final(task: Task[Any]) -> Final:
 
 
 @asynccontextmanager
-async def open_rig(directory: Path, rules: Rules | None = None) -> AsyncIterator[Rig]:
-    """A rig, open; every process it started has ended when this is left."""
-    rig = Rig(directory, rules or Rules())
+async def open_rig(
+    directory: Path, rules: Rules | None = None, *, file: Path | None = None
+) -> AsyncIterator[Rig]:
+    """A rig, open; every process it started has ended when this is left.
+
+    `file` is where the tasks are, if not in `directory`.
+    """
+    rig = Rig(directory, rules or Rules(), file or directory / "tasks.db")
     try:
         await rig.open()
         async with rig.loom:

@@ -16,8 +16,8 @@ from rig import Rig, open_rig
 
 from taskloom.errors import StorageUnavailableError
 
-SMALL = 3 * 1024 * 1024
-PAYLOAD = "x" * 20_000
+SMALL = 24 * 1024 * 1024
+PAYLOAD = "x" * 100_000
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def files_limited(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignoring)
 
 
-async def test_a_full_disk(small_disk: Path) -> None:
-    async with open_rig(small_disk / "rig") as rig:
+async def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    async with open_rig(tmp_path / "rig", file=small_disk / "tasks.db") as rig:
         generator = Generator(71)
         await _until_full(rig, generator)
         (small_disk / "filler").unlink()

@@ -90,6 +90,6 @@ async def test_the_worker_survives_what_user_code_raises(tmp_path: Path) -> None
             await add(rig.loom, rig.recorder, [(spec, task.replace(retries=1))])
         await rig.drain()
         assert worker in rig.alive
-        assert not [v for v in await rig.verdict() if "CancelledError" not in str(v)]
+        assert not await rig.verdict()
         assert len(rig.of("run.start")) == 2 * len(names)
         assert {final.status for final in await rig.finals()} == {"executed"}

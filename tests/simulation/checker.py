@@ -18,6 +18,8 @@ from taskloom import Task, TaskStatus
 __all__ = ["check"]
 
 _SPOKEN = ("success", "fail", "again")
+_SAID = ("ack", "release", "back", "settle")
+"""What an engine accepts about a delivery."""
 _TERMINAL = {status.value for status in TaskStatus if status.terminal}
 
 
@@ -194,9 +196,8 @@ def _refuses_outdated(case: _Case) -> Iterator[str]:
         for event in events:
             if event.kind == "claim":
                 newest = event.about["receipt"]
-            elif event.kind in ("ack", "release", "back", "settle"):
-                if newest is not None and event.about["receipt"] != newest:
-                    yield f"I7 task {id}: an outdated {event.kind} of {event.who} was accepted"
+            elif event.kind in _SAID and newest not in (None, event.about["receipt"]):
+                yield f"I7 task {id}: an outdated {event.kind} of {event.who} was accepted"
 
 
 def _counts(case: _Case) -> Iterator[str]:

@@ -110,9 +110,7 @@ class SimulatedQueue(MessageQueue):
 class SimulatedStorage(TaskStorage):
     """One process's way to a storage. `is_queue`: its claims and settles are a queue's."""
 
-    def __init__(
-        self, inner: TaskStorage, nemesis: Nemesis, life: Life, *, is_queue: bool
-    ) -> None:
+    def __init__(self, inner: TaskStorage, nemesis: Nemesis, life: Life, *, is_queue: bool) -> None:
         self._inner = inner
         self._nemesis = nemesis
         self._life = life

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
@@ -42,6 +43,8 @@ class FaultPlan(NamedTuple):
     """Part of the calls that take a few milliseconds, for ever."""
     slowest: float = 1.0
     """Seconds."""
+    aims: dict[tuple[str, int], Fault] = {}
+    """What becomes of the nth call of a name, counted over all processes."""
 
 
 class Life:
@@ -87,6 +90,7 @@ class Nemesis:
         self._rng = rng
         self._plan = plan
         self._crashes = plan.crashes
+        self._calls: Counter[str] = Counter()
 
     async def around(
         self,
@@ -98,7 +102,7 @@ class Nemesis:
         error: type[UnavailableError],
     ) -> T:
         """Do `act`, or not, or with trouble. `nothing` is what the dead are answered."""
-        fault = self._draw(life)
+        fault = self._draw(life, call)
         if fault is not Fault.NONE:
             life.note("fault", call=call, fault=fault.value, ids=tuple(ids))
         await self._travel(fault if call == "claim" else Fault.NONE)
@@ -120,12 +124,14 @@ class Nemesis:
             await self._travel(fault)
         return nothing if life.dead else answer
 
-    def _draw(self, life: Life) -> Fault:
-        plan, rng = self._plan, self._rng
-        over = asyncio.get_running_loop().time() >= plan.heals_at
-        if life.dead or over or rng.random() >= plan.rate:
+    def _draw(self, life: Life, call: str) -> Fault:
+        self._calls[call] += 1
+        over = asyncio.get_running_loop().time() >= self._plan.heals_at
+        if life.dead or over:
             return Fault.NONE
-        fault = rng.choice(plan.kinds)
+        fault = self._plan.aims.get((call, self._calls[call]), Fault.NONE)
+        if fault is Fault.NONE and self._rng.random() < self._plan.rate:
+            fault = self._rng.choice(self._plan.kinds)
         if fault in (Fault.CRASH_BEFORE, Fault.CRASH_AFTER):
             if self._crashes == 0 or life.main is None:
                 return Fault.NONE

@@ -89,7 +89,9 @@ def no_fence_in_the_storage(original: Any, self: Writer, ending: Any, fenced: bo
 
 
 @_mistake(DerivedIds, "next_id")
-def random_child_ids(original: Any, self: DerivedIds, type: str, queue_id: str, payload: Any) -> str:
+def random_child_ids(
+    original: Any, self: DerivedIds, type: str, queue_id: str, payload: Any
+) -> str:
     return new_id()
 
 

@@ -11,6 +11,7 @@ __all__ = ["LEASE", "Operation", "Scenario", "make_scenario"]
 
 LEASE = 3.0
 _ALL = (Fault.REFUSED, Fault.LOST, Fault.SLOW, Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
+_CALLS = ("put", "settle", "ack", "release", "add", "extend", "claim_due", "take_over", "claim")
 
 
 class Operation(NamedTuple):
@@ -38,19 +39,33 @@ class Scenario(NamedTuple):
 def make_scenario(seed: int) -> Scenario:
     """The scenario of a seed. One in five is without faults: there nothing excuses anything."""
     rng = random.Random(seed)
-    calm = seed % 5 == 0
+    plan = (_calm, _aimed, _aimed, _random, _random)[seed % 5]
     operations = _operations(rng)
     return Scenario(
         seed,
         integrated=rng.random() < 0.4,
         workers=rng.choice((1, 2, 2)),
         operations=operations,
-        faults=FaultPlan(jitter=rng.choice((0.0, 0.3))) if calm else _faults(rng),
+        faults=plan(rng),
         stops=[rng.uniform(0.1, 6)] if rng.random() < 0.3 else [],
     )
 
 
-def _faults(rng: random.Random) -> FaultPlan:
+def _calm(rng: random.Random) -> FaultPlan:
+    return FaultPlan(jitter=rng.choice((0.0, 0.3)))
+
+
+def _aimed(rng: random.Random) -> FaultPlan:
+    """One to three faults, each at a certain call: what follows stands out."""
+    aims = {
+        (rng.choice(_CALLS), rng.choice((1, 1, 2, 3, 4, 6))): rng.choice(_ALL)
+        for _ in range(rng.choice((1, 1, 2, 3)))
+    }
+    jitter = rng.choice((0.0, 0.3))
+    return FaultPlan(aims=aims, crashes=3, heals_at=30.0, jitter=jitter, slowest=LEASE * 1.5)
+
+
+def _random(rng: random.Random) -> FaultPlan:
     return FaultPlan(
         rate=rng.choice((0.01, 0.03, 0.1, 0.3)),
         kinds=tuple(rng.sample(_ALL, rng.randint(1, len(_ALL)))),
@@ -72,10 +87,8 @@ def _operations(rng: random.Random) -> list[Operation]:
         size = rng.randint(1, 3)
         operations.append(Operation(_moment(rng, 4), "add", roots[start : start + size]))
         start += size
-    for what in ("cancel", "retry"):
-        if rng.random() < 0.2:
-            operations.append(Operation(_moment(rng, 8), what, [rng.choice(roots)]))
-    return operations
+    wishes = [what for what in ("cancel", "retry") if rng.random() < 0.2]
+    return operations + [Operation(_moment(rng, 8), what, [rng.choice(roots)]) for what in wishes]
 
 
 def _moment(rng: random.Random, latest: float) -> float:

@@ -35,7 +35,7 @@ __all__ = ["MAX_DELIVERIES", "quiet_logs", "simulate"]
 MAX_DELIVERIES = 3
 STALE_AFTER = 45.0
 PATIENCE = 150.0
-"""Virtual seconds after the last fault until everything must have ended."""
+"""Virtual seconds after the client's last wish until everything must have ended."""
 
 
 def simulate(scenario: Scenario) -> tuple[list[Event], Final]:
@@ -102,14 +102,14 @@ class World:
             await asyncio.wait(workers)
             mains = [life.main for life in self._lives if life.main is not None]
             await asyncio.gather(*mains, return_exceptions=True)
-            if self._scenario.faults.rate:
+            if self._scenario.faults.heals_at:
                 # Locks that could not be released end by themselves.
                 await asyncio.sleep(LEASE + 0.01)
         return self.history.events, self.final(unfinished=unfinished)
 
     async def _quiet(self) -> bool:
         """Wait until nothing is to do any more; False if that does not come."""
-        end = max(self._loop.time(), self._scenario.faults.heals_at) + PATIENCE
+        end = self._loop.time() + PATIENCE
         while self._waiting():
             if self._loop.time() > end:
                 return False

@@ -35,7 +35,6 @@ def command(
 
     Interrupt it with Ctrl-C and run it again: it goes on where it was.
     """
-    stops = Stops(limit=3.0)
     places = Places(database)
     if not database.absolute().parent.is_dir():
         raise UserError(
@@ -44,6 +43,7 @@ def command(
         )
     if folder is not None and not folder.is_dir():
         raise UserError(f"{folder} is not a folder.", "Name a folder, or none for the default.")
+    stops = Stops(limit=3.0)
     samples = folder is None
     chosen = (folder or default_folder()).resolve()
     demo = Demo(chosen, places, workers, prints_to(), samples=samples)
