@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench clean
+.PHONY: help setup demo test test-long check format docs bench clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: $(READY) ## Index a folder through a durable queue on SQLite: FOLDER=… f
 
 test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -q
+
+test-long: $(READY) ## The long versions: 100,000 simulations
+	@TASKLOOM_SIMULATIONS=100000 $(BIN)/python -m pytest -q tests/simulation
 
 check: $(READY) ## Formatting, lint, types, architecture
 	@$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +24,27 @@ PARTS: dict[str, Callable[[Options], list[Figure]]] = {
 }
 
 
-def main() -> None:
-    """Measure the parts asked for, all unless told; the table goes to standard output."""
+def main() -> int:
+    """Measure the parts asked for, all unless told; the table goes to standard output.
+
+    A part that fails is reported and does not take the others' figures with it; the exit code is
+    then 1.
+    """
     given = _arguments()
     options = Options(rounds=given.rounds, quick=given.quick)
-    noise, figures = Noise(), list[Figure]()
+    noise, figures, failed = Noise(), list[Figure](), False
     noise.look()
-    for name in given.parts or PARTS:
+    for name in dict.fromkeys(given.parts or PARTS):
         print(f"{name} …", file=sys.stderr)
-        figures += PARTS[name](options)
+        try:
+            figures += PARTS[name](options)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            print(f"{name} failed: {error}", file=sys.stderr)
+            failed = True
     noise.look()
     show(figures, noise)
     write(given.json, figures, noise)
+    return int(failed)
 
 
 def _arguments() -> argparse.Namespace:
@@ -56,4 +66,5 @@ def _arguments() -> argparse.Namespace:
     return given
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from taskloom.clock import Clock
@@ -38,6 +39,8 @@ class Admission:
         if not task.id:
             raise InvalidTaskError("id: must not be empty")
         encode_checked(task.payload, "payload")
+        if task.execution_result is not UNSET:
+            encode_checked(task.execution_result, "execution_result")
         if task.execution_stats:
             encode_checked(task.execution_stats, "execution_stats")
         changes = self._changes(task)

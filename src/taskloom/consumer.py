@@ -71,6 +71,7 @@ class Intake:
         if deliveries:
             parts.keeper.hold(claim, since)
             await self._feed(claim, deliveries)
+        # Last, so that whatever becomes of it, the tasks are on their way.
         if len(deliveries) < len(records):
             await self._set_aside([r for r in records if isinstance(r, UnreadableRecord)])
         return claim
@@ -128,8 +129,13 @@ class Intake:
                 record.reason,
                 len(record.raw),
             )
-        await self._parts.storage.set_aside(records)
-        await self._parts.queue.ack(records)
+        try:
+            async with asyncio.timeout(self._parts.keeper.call_limit):
+                await self._parts.storage.set_aside(records)
+                await self._parts.queue.ack(records)
+        except (UnavailableError, TimeoutError) as error:
+            # Not acknowledged: it comes again after its lease, with its bytes.
+            _log.warning("%d records could not be set aside yet: %s", len(records), error)
 
 
 class Consumer:

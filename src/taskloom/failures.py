@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import traceback
 from types import TracebackType
+from typing import Any
 
 from taskloom.codec import cut
 from taskloom.errors import TaskFailedError
 from taskloom.outcomes import Failure
 
 __all__ = ["failure_of", "message_of", "repr_of"]
+
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 def failure_of(error: BaseException | str | None) -> Failure:
@@ -24,7 +27,7 @@ def message_of(error: BaseException) -> str:
     """The text of an exception; its type's name where there is none or it cannot be made."""
     try:
         return str(error) or type(error).__name__
-    except Exception:
+    except BaseException:  # its own code, which may raise anything: SystemExit must not get out
         return f"{type(error).__name__} (its message cannot be shown)"
 
 
@@ -34,10 +37,11 @@ def repr_of(error: BaseException) -> str:
 
 
 def _stack_of(error: BaseException) -> str:
-    trace = _users_part(error.__traceback__)
+    # By the slot, not by the attribute: an exception can have a __getattribute__ of its own.
+    trace = _users_part(_TRACEBACK.__get__(error))
     try:
         return "".join(traceback.format_exception(type(error), error, trace, limit=30))
-    except Exception:
+    except BaseException:
         return "".join(traceback.format_tb(trace, limit=30))
 
 

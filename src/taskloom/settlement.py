@@ -37,7 +37,7 @@ LIBRARY_STATS = frozenset(
 _log = logging.getLogger(__name__)
 
 
-class Circumstances(Struct, frozen=True):
+class Circumstances(Struct, frozen=True, kw_only=True):
     """What a decision depends on besides the outcome itself."""
 
     now: datetime
@@ -45,13 +45,15 @@ class Circumstances(Struct, frozen=True):
     """The storage is the queue: every task has its row there, and settling is acknowledging."""
     can_delay: bool
     """The queue keeps a task until its time."""
+    inline: bool = False
+    """The queue runs everything at once, whatever its time."""
     horizon: timedelta
     """What is due later than this waits in the storage."""
 
     @classmethod
     def without_engines(cls, now: datetime) -> Circumstances:
         """For saying how runs ended where nothing will be written."""
-        return cls(now, integrated=True, can_delay=True, horizon=timedelta())
+        return cls(now=now, integrated=True, can_delay=True, horizon=timedelta())
 
 
 class Verdict(Struct, frozen=True, eq=False, gc=False):
@@ -139,7 +141,8 @@ def _goes_on(
 ) -> Verdict:
     """The task runs again as `task`: where time is kept, and stored if it is or should be."""
     delivery, children = outcome.delivery, _with(outcome, around)
-    waits_in_queue = around.can_delay and task.execute_at - around.now <= around.horizon
+    near = task.execute_at - around.now <= around.horizon
+    waits_in_queue = around.inline or (around.can_delay and near)
     if around.integrated or not waits_in_queue:
         status, back = TaskStatus.SCHEDULED, None
     elif _stored(outcome) or keep:

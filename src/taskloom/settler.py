@@ -151,6 +151,7 @@ class Settler:
             now=parts.clock.now(),
             integrated=self._integrated,
             can_delay=parts.queue.features.takes_delayed,
+            inline=parts.queue.features.inline,
             horizon=parts.horizon,
         )
         executor_of = parts.executor_of

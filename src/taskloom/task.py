@@ -178,11 +178,20 @@ def check_task(task: Task[Any]) -> None:
         _check_name(task.task_hash, "task_hash")
     if task.partition_key is not None:
         _check_name(task.partition_key, "partition_key")
+    if task.entity is not None:
+        _check_entity(task.entity)
     _check_times(task)
     _check_count(task.retries, "retries")
     _check_count(task.retry_count, "retry_count")
     if task.retry_after is not None:
         _check_retry_after(task)
+
+
+def _check_entity(entity: object) -> None:
+    if not isinstance(entity, EntityRef):
+        raise InvalidTaskError(f"entity: must be an EntityRef, not {type(entity).__name__}")
+    _check_name(entity.id, "entity.id")
+    _check_name(entity.type, "entity.type")
 
 
 def _check_times(task: Task[Any]) -> None:
@@ -236,4 +245,7 @@ def _check_count(value: object, field: str) -> None:
 
 def _utc(moment: datetime, field: str) -> datetime:
     _check_time(moment, field)
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidTaskError(f"{field}: {moment.isoformat()} is beyond the calendar") from None

@@ -16,8 +16,8 @@ from rig import Rig, open_rig
 
 from taskloom.errors import StorageUnavailableError
 
-SMALL = 24 * 1024 * 1024
-PAYLOAD = "x" * 100_000
+SMALL = 48 * 1024 * 1024
+PAYLOAD = "x" * 50_000
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if made.returncode:
         pytest.skip("only root can mount a tmpfs; the other test limits the size of files instead")
     try:
-        (place / "filler").write_bytes(bytes(SMALL // 2))
+        (place / "filler").write_bytes(bytes(SMALL * 3 // 4))
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
@@ -61,7 +61,7 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     async with open_rig(tmp_path / "rig") as rig:
         generator = Generator(72)
         await add(rig.loom, rig.recorder, _large(generator))
-        with files_limited(SMALL // 2):
+        with files_limited(SMALL // 8):
             await _until_full(rig, generator)
         await _goes_on(rig, generator)
 

@@ -280,7 +280,7 @@ def test_every_outcome_has_one_verdict_that_holds_together(
     retry_count: int,
     retry_after: float | None,
 ) -> None:
-    around = Circumstances(NOW, integrated, can_delay, HORIZON)
+    around = Circumstances(now=NOW, integrated=integrated, can_delay=can_delay, horizon=HORIZON)
     ended = outcome(
         word,
         status=TaskStatus.QUEUED if stored else TaskStatus.SCHEDULED,

@@ -12,12 +12,22 @@ from typing import Any
 
 from msgspec import UNSET, convert
 from msgspec.structs import replace
-from sqlalchemy import Connection, Executable, Row, Select, Update, bindparam, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Executable,
+    Row,
+    Select,
+    Update,
+    bindparam,
+    select,
+    update,
+)
 
 from taskloom.codec import to_builtins
 from taskloom.sql import adding
 from taskloom.sql.claims import KEYS, replaced
-from taskloom.sql.dialect import over_rows
+from taskloom.sql.dialect import Source, over_rows
 from taskloom.sql.rows import SOURCE, TASK_COLUMNS, TaskRow, full_row, moment, read_task
 from taskloom.sql.schema import tasks
 from taskloom.sql.tallies import Changes, change_tallies, count_change
@@ -196,8 +206,11 @@ def upsert(conn: Connection, new: Sequence[Task[Any]], rows: Sequence[TaskRow]) 
     change_tallies(conn, changes)
 
 
-def bury(conn: Connection, keys: Sequence[tuple[str, int]], now: int) -> None:
-    """End rows whose bytes were set aside as failed, without their body. Safe to repeat."""
+def bury(conn: Connection, keys: Sequence[tuple[int, int]], now: int) -> None:
+    """End rows, by seq and epoch, whose bytes were set aside: as failed, without their body.
+
+    Safe to repeat.
+    """
     changes: Changes = {}
     for result in over_rows(conn, _bury, keys, now=now):
         for row in result:
@@ -205,12 +218,15 @@ def bury(conn: Connection, keys: Sequence[tuple[str, int]], now: int) -> None:
     change_tallies(conn, changes)
 
 
+_ROWS = Source(seq=BigInteger(), epoch=BigInteger())
+
+
 @cache
 def _bury() -> Executable:
-    keys = KEYS.table()
+    keys = _ROWS.table()
     return (
         update(tasks)
-        .where(_c.id == keys.c.id, _c.epoch == keys.c.epoch, _c.body != "")
+        .where(_c.seq == keys.c.seq, _c.epoch == keys.c.epoch)
         .values(
             status=TaskStatus.FAILED.value,
             due_at=None,

@@ -52,7 +52,7 @@ __all__ = [
 
 Key = tuple[str, int]
 
-Claimed = tuple[int, int, str, str, int, int, bytes]
+Claimed = tuple[int, int, bytes, str, int, int, bytes]
 """When it was due, its seq, id and queue, the epoch of its lease, its deliveries, its body."""
 
 KEYS = Source(id=Text(), epoch=BigInteger())
@@ -111,8 +111,8 @@ def _leased() -> Update:
             updated_at=bindparam("now"),
         )
         .returning(
-            *(_c.was_due, _c.seq, _c.id, _c.queue_id, _c.epoch, _c.deliveries),
-            raw_bytes(_c.body).label("body"),
+            *(_c.was_due, _c.seq, raw_bytes(_c.id).label("id")),
+            *(_c.queue_id, _c.epoch, _c.deliveries, raw_bytes(_c.body).label("body")),
         )
     )
 

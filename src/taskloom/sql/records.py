@@ -20,9 +20,9 @@ __all__ = ["RowLease", "list_dead", "list_workers", "report_worker", "set_aside"
 
 
 class RowLease(msgspec.Struct, frozen=True):
-    """The receipt of a row that is not a task."""
+    """The receipt of a row that is not a task; by its place, for its id may be no text."""
 
-    id: str
+    seq: int
     epoch: int
 
 
@@ -32,7 +32,7 @@ def set_aside(conn: Connection, records: Sequence[UnreadableRecord], now: int) -
         return
     conn.execute(_keep(), [_dead_row(record, now) for record in records])
     leases = [r.receipt for r in records if isinstance(r.receipt, RowLease)]
-    bury(conn, [(lease.id, lease.epoch) for lease in leases], now)
+    bury(conn, [(lease.seq, lease.epoch) for lease in leases], now)
 
 
 @cache

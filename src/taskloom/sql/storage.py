@@ -102,13 +102,16 @@ class SqlStorage(SqlArchive, TaskStorage):
         until = micros(at) + round(lease * 1_000_000)
         taken = await self.database.write(claims.take_over, ids, micros(at), until)
         found = {row[2]: _record(row, at) for row in taken}
-        records = [found[id] for id in dict.fromkeys(ids) if id in found]
+        wanted = [id.encode() for id in dict.fromkeys(ids)]
+        records = [found[id] for id in wanted if id in found]
         return [record for record in records if isinstance(record, Delivery)]
 
     async def _give_back(self, job: asyncio.Task[list[Claimed]]) -> None:
         (done,) = await asyncio.gather(job, return_exceptions=True)
         if not isinstance(done, BaseException) and done:
-            await self._release([(id, epoch) for _, _, id, _, epoch, _, _ in done])
+            # An id that is no text cannot be named; such a row waits for its lease to end.
+            keys = [(id.decode("utf-8", "replace"), epoch) for _, _, id, _, epoch, _, _ in done]
+            await self._release(keys)
             self.database.wakeups.notify({row[3] for row in done})
 
     async def give_back(
@@ -221,11 +224,11 @@ def _children(plan: Settlement) -> int:
 
 
 def _record(row: Claimed, at: datetime) -> Delivery | UnreadableRecord:
-    _, _, id, queue_id, epoch, deliveries, body = row
+    _, seq, id, queue_id, epoch, deliveries, body = row
     try:
-        task = decode_task(body, id)
+        task = decode_task(body, id.decode())
     except NotATaskError as error:
-        lease = RowLease(id, epoch)
+        lease = RowLease(seq, epoch)
         return UnreadableRecord(body, str(error), lease, deliveries, queue_id)
     # Straight into a value that nobody else has seen: a copy would cost as much as decoding it.
     force_setattr(task, "status", TaskStatus.PROCESSING)

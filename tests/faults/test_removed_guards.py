@@ -1,0 +1,86 @@
+"""Builds of the library with one guard removed: a short run of the rig catches each of them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from checker import Rules, Violation
+from generator import Generator, add
+from nemesis import Nemesis
+from rig import Rig, open_rig, seed_of
+
+RULES = Rules(max_deliveries=8)
+
+
+def _invariants(violations: list[Violation]) -> set[str]:
+    return {violation.invariant for violation in violations}
+
+
+async def _late_word(rig: Rig, guard: str) -> None:
+    """A worker stops before its word and goes on when another has the task in hand."""
+    first = await rig.start(without=guard)
+    task = Generator(0).make("stops-itself")
+    await add(rig.loom, rig.recorder, [task])
+    await rig.until("fault", lambda event: event.word == "stop")
+    second = await rig.start(without=guard)
+    await rig.until("settle", lambda event: event.pid == second)
+    rig.signal(first, signal.SIGCONT, "cont")
+    await rig.until("settle", lambda event: event.pid == first)
+
+
+async def _kills(rig: Rig, guard: str) -> None:
+    """Parents of both kinds, and workers that die among them."""
+    generator = Generator(91, {"parent": 1, "eager": 1}, busy=0.1)
+    await rig.keep_workers(2, without=guard)
+    for made in generator.batches(150):
+        await add(rig.loom, rig.recorder, made)
+    await Nemesis(rig, seed_of(91), pace=0.15).kill(6)
+
+
+async def _long_tasks(rig: Rig, guard: str) -> None:
+    """Tasks that take longer than a lease."""
+    for _ in range(2):
+        await rig.start(without=guard)
+    made = [Generator(92).make("plain", **{"for": 1.6}) for _ in range(3)]
+    await add(rig.loom, rig.recorder, made)
+
+
+async def _shutdown(rig: Rig, guard: str) -> None:
+    """A worker gives back what it has not started."""
+    first = await rig.start(without=guard)
+    made = [Generator(93).make("plain", **{"for": 0.2}) for _ in range(40)]
+    await add(rig.loom, rig.recorder, made)
+    await rig.until("run.end")
+    rig.signal(first, signal.SIGTERM, "term")
+    await rig.ended(first)
+    await rig.start(without=guard)
+
+
+CASES = [
+    ("fencing", _late_word, {"I7"}),
+    ("acknowledge-last", _kills, {"I4", "I15"}),
+    ("derived-ids", _kills, {"I15"}),
+    ("leases", _long_tasks, {"I5", "I6"}),
+    ("release-not-counted", _shutdown, {"I8"}),
+]
+
+
+@pytest.mark.parametrize(("guard", "run", "caught"), CASES, ids=[case[0] for case in CASES])
+async def test_it_is_caught(tmp_path: Path, guard: str, run: object, caught: set[str]) -> None:
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        await run(rig, guard)  # type: ignore[operator]
+        violations = await rig.verdict()
+        found = _invariants(violations)
+        assert found & caught, f"seed {seed_of(91)}: only {found}"
+
+
+@pytest.mark.parametrize(("run"), [_late_word, _kills, _long_tasks, _shutdown])
+async def test_the_same_runs_are_clean_with_every_guard_in_place(
+    tmp_path: Path, run: object
+) -> None:
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        await run(rig, "")  # type: ignore[operator]
+        violations = await rig.verdict()
+        assert not violations, f"seed {seed_of(91)}:\n" + "\n".join(map(str, violations))
