@@ -29,7 +29,7 @@ demo: $(READY) ## Index a folder through a durable queue on SQLite: FOLDER=… f
 	@$(BIN)/taskloom demo $(FOLDER)
 
 test: $(READY) ## Run all tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 4 --dist loadscope
 
 test-long: $(READY) ## The long versions: 100,000 simulations
 	@TASKLOOM_SIMULATIONS=100000 $(BIN)/python -m pytest -q tests/simulation

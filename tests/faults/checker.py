@@ -119,11 +119,8 @@ def _failed_truly(case: Case, final: Final, runs: Sequence[Run]) -> Iterator[Vio
         if not any(run.word == "fail" and run.attempt == final.retry_count for run in runs):
             yield Violation("I4", id, f"failed, but its last attempt ({final.retry_count}) did not")
         return
-    hit = {
-        each.pid
-        for each in [*history.claims.get(id, []), *runs]
-        if history.faults.get(each.pid)
-    }
+    hands = {claimed.pid for claimed in history.claims.get(id, [])} | {run.pid for run in runs}
+    hit = {pid for pid in hands if history.faults.get(pid)}
     if len(hit) < case.rules.max_deliveries:
         yield Violation(
             "I4", id, f"set aside as poison after only {len(hit)} deliveries were cut short"
@@ -136,9 +133,7 @@ def _extra_runs_explained(case: Case) -> Iterator[Violation]:
             if before.word == "fail" and after.attempt == before.attempt + 1:
                 continue
             finished = before.word in ("ok", "fail")
-            if not case.history.fault_between(
-                before.pid, before.start, after.start, hard=finished
-            ):
+            if not case.history.fault_between(before.pid, before.start, after.start, hard=finished):
                 yield Violation("I5", id, f"ran again without a reason: {before}, then {after}")
 
 

@@ -15,7 +15,7 @@ from taskloom import Loom, Task
 from taskloom.errors import UnavailableError
 from taskloom.identity import new_id
 
-__all__ = ["KINDS", "QUEUE", "Generator", "add", "client"]
+__all__ = ["KINDS", "QUEUE", "Generator", "Made", "add", "client"]
 
 QUEUE = "work"
 

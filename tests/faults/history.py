@@ -35,7 +35,9 @@ class Run(Struct):
 
     def __str__(self) -> str:
         end = f"{self.end:.3f} {self.word}" if self.word else "no end"
-        return f"run {self.run} (process {self.pid}, attempt {self.attempt}, {self.start:.3f}-{end})"
+        return (
+            f"run {self.run} (process {self.pid}, attempt {self.attempt}, {self.start:.3f}-{end})"
+        )
 
 
 class Claimed(Struct):

@@ -62,9 +62,11 @@ class Nemesis:
         await asyncio.sleep(self._random.uniform(0.5, 1.5) * self._pace)
 
     def _victim(self) -> int | None:
-        """A worker that has run something and is alive; None if there is none just now."""
+        """A worker that has run something, else one that could; None if there is none just now."""
         self._rig.reader.read()
         events = self._rig.reader.events
-        busy = {event.pid for event in events if event.kind == "run.start"}
-        choice = sorted(busy & self._rig.alive.keys())
-        return self._random.choice(choice) if choice else None
+        for kind in ("run.start", "worker.ready"):
+            seen = {event.pid for event in events if event.kind == kind}
+            if choice := sorted(seen & self._rig.alive.keys()):
+                return self._random.choice(choice)
+        return None

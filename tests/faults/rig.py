@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sqlite3
@@ -12,22 +11,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from checker import Rules, Violation, check
+from nursery import MAIN, Nursery
 from recorder import Event, Final, Reader, Recorder
 from worker_main import Order
 
 from taskloom import Loom, Task
 
-__all__ = ["Rig", "open_rig", "seed_of"]
+__all__ = ["OpenRig", "Rig", "rig_on", "seed_of"]
 
 PATIENCE = 30.0
 """Seconds until something that must happen counts as missing."""
-MAIN = Path(__file__).with_name("worker_main.py")
 
 
 def seed_of(default: int) -> int:
@@ -36,9 +35,10 @@ def seed_of(default: int) -> int:
 
 
 class Rig:
-    """Processes by their pid, and what they did. Made by `open_rig`."""
+    """Processes by their pid, and what they did. Made by `rig_on`."""
 
-    def __init__(self, directory: Path, rules: Rules, file: Path) -> None:
+    def __init__(self, nursery: Nursery, directory: Path, rules: Rules, file: Path) -> None:
+        self._nursery = nursery
         self.directory = directory
         self.rules = rules
         self.file = file
@@ -56,44 +56,32 @@ class Rig:
         self._broken: list[int] = []
         """Processes that ended with an exception: nothing here asks for that."""
         self._orders = 0
-        self._nursery: asyncio.subprocess.Process | None = None
-        self._listening: asyncio.Task[None] | None = None
         self._single: set[asyncio.Task[None]] = set()
 
     # Processes
 
-    async def open(self) -> None:
-        """Start the nursery."""
-        pipe = asyncio.subprocess.PIPE
-        self._nursery = await asyncio.create_subprocess_exec(
-            sys.executable, str(MAIN), "nursery", stdin=pipe, stdout=pipe
-        )
-        self._listening = asyncio.create_task(self._listen(self._nursery))
-
     async def close(self) -> None:
         """End every process, by its pid."""
         self.kept = None
-        for pid in list(self.alive):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if self._nursery is not None and self._nursery.stdin is not None:
-            self._nursery.stdin.close()
-            await self._nursery.wait()
-        if self._listening is not None:
-            await self._listening
+        if self._born:
+            await asyncio.wait(list(self._born.values()))
+        while self.alive:
+            for pid in list(self.alive):  # those born meanwhile among them
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.wait(list(self.alive.values()))
         if self._single:
             await asyncio.wait(self._single)
+        self._nursery.ignore()
         self.recorder.close()
 
-    async def _listen(self, nursery: asyncio.subprocess.Process) -> None:
-        assert nursery.stdout is not None
-        async for line in nursery.stdout:
-            word = json.loads(line)
-            if "born" in word:
-                self.alive[word["born"]] = asyncio.get_running_loop().create_future()
-                self._born.pop(word["order"]).set_result(word["born"])
-            else:
-                self._ended(word["ended"], word["code"])
+    def hear(self, word: dict[str, int]) -> None:
+        """What the nursery says."""
+        if "born" in word:
+            self.alive[word["born"]] = asyncio.get_running_loop().create_future()
+            self._born.pop(word["order"]).set_result(word["born"])
+        else:
+            self._ended(word["ended"], word["code"])
 
     def _ended(self, pid: int, code: int) -> None:
         self.recorder.write("process.ended", target=pid, word=str(code))
@@ -110,12 +98,10 @@ class Rig:
         return Order(**({"role": role} | places | rules | options))
 
     def _give(self, order: Order) -> asyncio.Future[int]:
-        assert self._nursery is not None
-        assert self._nursery.stdin is not None
         self._orders += 1
         order.number = self._orders
         born = self._born[order.number] = asyncio.get_running_loop().create_future()
-        self._nursery.stdin.write(msgspec.json.encode(order) + b"\n")
+        self._nursery.order(msgspec.json.encode(order))
         return born
 
     async def start(self, role: str = "worker", **options: Any) -> int:
@@ -199,6 +185,8 @@ class Rig:
         """SIGTERM to all; each must end with 0."""
         self.kept = None
         waiting = dict(self.alive)
+        # Before it is ready, a process just forked has no handler for signals yet.
+        await self.until("worker.ready", lambda event: event.pid in waiting, len(waiting))
         for pid in waiting:
             self.signal(pid, signal.SIGTERM, "term")
         async with asyncio.timeout(PATIENCE):
@@ -262,19 +250,26 @@ def _final(task: Task[Any]) -> Final:
     )
 
 
+class OpenRig(Protocol):
+    """`async with open_rig(directory, rules, file=...) as rig`."""
+
+    def __call__(
+        self, directory: Path, rules: Rules | None = None, *, file: Path | None = None
+    ) -> AbstractAsyncContextManager[Rig]: ...
+
+
 @asynccontextmanager
-async def open_rig(
-    directory: Path, rules: Rules | None = None, *, file: Path | None = None
+async def rig_on(
+    nursery: Nursery, directory: Path, rules: Rules | None = None, *, file: Path | None = None
 ) -> AsyncIterator[Rig]:
     """A rig, open; every process it started has ended when this is left.
 
     `file` is where the tasks are, if not in `directory`.
     """
-    rig = Rig(directory, rules or Rules(), file or directory / "tasks.db")
+    rig = Rig(nursery, directory, rules or Rules(), file or directory / "tasks.db")
+    nursery.listen(rig.hear)
     try:
-        await rig.open()
         async with rig.loom:
             yield rig
     finally:
         await rig.close()
-

@@ -38,10 +38,12 @@ class Story:
     def start(self, run: str, pid: int = A, attempt: int = 0, wait: float = 0.01) -> None:
         self.note("run.start", pid, wait, task="x", run=run, attempt=attempt)
 
-    def end(self, run: str, pid: int = A, word: str = "ok", **fields: object) -> None:
-        self.note("run.end", pid, task="x", run=run, word=word, **({"result": 7} | fields))
+    def end(self, run: str, pid: int = A, word: str = "ok") -> None:
+        self.note("run.end", pid, task="x", run=run, word=word, result=7)
 
-    def settle(self, epoch: int, pid: int = A, status: str = "executed", final: bool = True) -> None:
+    def settle(
+        self, epoch: int, pid: int = A, status: str = "executed", final: bool = True
+    ) -> None:
         self.note("settle", pid, keys=[("x", epoch, status)])
         if final:
             self.finals["x"] = Final("x", status, 7)

@@ -17,12 +17,14 @@ from __future__ import annotations
 import signal
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from checker import Rules
 from generator import Generator, add
-from rig import Rig, open_rig, seed_of
+from recorder import Event
+from rig import OpenRig, Rig, seed_of
 
 TIMES = 3
 RULES = Rules(max_deliveries=10, recovery=10.0)  # a healthy worker comes only after the third death
@@ -32,16 +34,12 @@ MIXED = {"plain": 3, "parent": 3, "flaky": 2, "batch": 2, "eager": 1, "keyed": 1
 POINTS = [
     ("C01", "claim.after", MIXED),
     ("C03", "body.before", MIXED),
-    ("C04", "", {"dies-once": 1}),
-    ("C05", "", {"unencodable": 1}),
     ("C06", "settle.mid-insert", {"parent": 1}),
     ("C07", "settle.before-commit", {"parent": 1}),
     ("C07", "settle.before", MIXED),
     ("C08, C13", "settle.mid-update", MIXED),
     ("C12", "settle.after", MIXED),
     ("C14", "settle-retry.after", {"flaky": 1}),
-    ("C15", "recover.before", MIXED),
-    ("C15", "recover_stale.before-commit", MIXED),
     ("C19", "extend.before", {"plain": 1}),
     ("C19", "extend.before-commit", {"plain": 1}),
     ("C19", "extend.after", {"plain": 1}),
@@ -52,10 +50,12 @@ POINTS = [
     ("point", "kinds"),
     [pytest.param(point, kinds, id=f"{name} {point}") for name, point, kinds in POINTS],
 )
-async def test_a_worker_dies_there(tmp_path: Path, point: str, kinds: dict[str, int]) -> None:
+async def test_a_worker_dies_there(
+    tmp_path: Path, open_rig: OpenRig, point: str, kinds: dict[str, int]
+) -> None:
     seed = seed_of(1)
     long = point.startswith("extend")
-    generator = Generator(seed, kinds, busy=2.5 if long else 0.05)
+    generator = Generator(seed, kinds, busy=1.5 if long else 0.05)
     async with open_rig(tmp_path / "rig", RULES) as rig:
         for nth in range(1, TIMES + 1):
             for made in generator.batches(12):
@@ -65,28 +65,69 @@ async def test_a_worker_dies_there(tmp_path: Path, point: str, kinds: dict[str, 
         await _all_is_well(rig, seed)
 
 
-DRAINS = ["release.before", "release.before-commit", "release.after", "settle.before", "settle.after"]
+@pytest.mark.parametrize("kind", ["dies-once", "unencodable"])
+async def test_a_worker_dies_in_user_code(tmp_path: Path, open_rig: OpenRig, kind: str) -> None:
+    """C04: after the side effect of a body. C05: while its result is encoded."""
+    seed = seed_of(5)
+    generator = Generator(seed, MIXED, busy=0.05)
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        for _ in range(TIMES):
+            made = [generator.make(kind), *(generator.make() for _ in range(11))]
+            await add(rig.loom, rig.recorder, made)
+            assert await rig.ended(await rig.start()) == KILLED
+        await _all_is_well(rig, seed)
+
+
+@pytest.mark.parametrize("nth", range(1, TIMES + 1))
+@pytest.mark.parametrize("point", ["recover.before", "recover_stale.before-commit"])
+async def test_a_worker_dies_in_its_upkeep(
+    tmp_path: Path, open_rig: OpenRig, point: str, nth: int
+) -> None:
+    """C15. The lock it leaves keeps others from upkeep for a while; no task waits for that."""
+    seed = seed_of(6 + nth)
+    generator = Generator(seed, MIXED, busy=0.05)
+    async with open_rig(tmp_path / "rig", RULES) as rig:
+        await add(rig.loom, rig.recorder, [generator.make() for _ in range(30)])
+        assert await rig.ended(await rig.start(crash=point, nth=nth)) == KILLED
+        await _all_is_well(rig, seed)
+
+
+DRAINS = [
+    "release.before",
+    "release.before-commit",
+    "release.after",
+    "settle.before",
+    "settle.after",
+]
 
 
 @pytest.mark.parametrize("call", DRAINS)
-async def test_a_worker_dies_while_it_shuts_down(tmp_path: Path, call: str) -> None:
+async def test_a_worker_dies_while_it_shuts_down(
+    tmp_path: Path, open_rig: OpenRig, call: str
+) -> None:
     """C18."""
     seed = seed_of(2)
     point = call if "commit" in call else f"drain.{call}"
     async with open_rig(tmp_path / "rig", RULES) as rig:
         for nth in range(1, TIMES + 1):
-            made = [Generator(seed + nth).make("plain", **{"for": 0.1 + n / 100}) for n in range(30)]
+            made = [
+                Generator(seed + nth).make("plain", **{"for": 0.1 + n / 100}) for n in range(30)
+            ]
             await add(rig.loom, rig.recorder, made)
             # Only one call releases: all that has not started.
             pid = await rig.start(crash=point, nth=1 if "release" in call else nth)
-            await rig.until("run.start", lambda event, pid=pid: event.pid == pid)
+            await rig.until("run.start", partial(_by, pid))
             rig.signal(pid, signal.SIGTERM, "term")
             assert await rig.ended(pid) == KILLED
         await _all_is_well(rig, seed)
 
 
-@pytest.mark.parametrize("point", ["set-aside.before", "set_aside.before-commit", "set-aside.after"])
-async def test_a_worker_dies_while_it_sets_a_record_aside(tmp_path: Path, point: str) -> None:
+@pytest.mark.parametrize(
+    "point", ["set-aside.before", "set_aside.before-commit", "set-aside.after"]
+)
+async def test_a_worker_dies_while_it_sets_a_record_aside(
+    tmp_path: Path, open_rig: OpenRig, point: str
+) -> None:
     """C20. The record is kept with its bytes, once, and its neighbours go on."""
     seed = seed_of(3)
     generator = Generator(seed, {"plain": 1}, busy=0.02)
@@ -110,7 +151,7 @@ async def test_a_worker_dies_while_it_sets_a_record_aside(tmp_path: Path, point:
 
 
 @pytest.mark.parametrize("point", ["add.before", "add.before-commit", "add.after"])
-async def test_a_client_dies_while_it_adds(tmp_path: Path, point: str) -> None:
+async def test_a_client_dies_while_it_adds(tmp_path: Path, open_rig: OpenRig, point: str) -> None:
     """Each call of `add_tasks` is accepted whole or not at all, whatever its caller heard."""
     seed = seed_of(4)
     async with open_rig(tmp_path / "rig", RULES) as rig:
@@ -119,6 +160,10 @@ async def test_a_client_dies_while_it_adds(tmp_path: Path, point: str) -> None:
             assert await rig.ended(pid) == KILLED
         assert len(rig.of("add.invoke")) == sum(range(1, TIMES + 1))
         await _all_is_well(rig, seed)
+
+
+def _by(pid: int, event: Event) -> bool:
+    return event.pid == pid
 
 
 async def _all_is_well(rig: Rig, seed: int) -> None:
@@ -132,5 +177,3 @@ def _spoil(file: Path, id: str) -> None:
     with closing(sqlite3.connect(file, timeout=10)) as db, db:
         db.execute("PRAGMA wal_autocheckpoint = 0")
         db.execute("UPDATE taskloom_tasks SET body = '{spoilt' WHERE id = ?", (id,))
-
-

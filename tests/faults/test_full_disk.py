@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from generator import Generator, add
-from rig import Rig, open_rig
+from generator import Generator, Made, add
+from rig import OpenRig, Rig
 
 from taskloom.errors import StorageUnavailableError
 
@@ -49,7 +49,7 @@ def files_limited(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignoring)
 
 
-async def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+async def test_a_full_disk(small_disk: Path, tmp_path: Path, open_rig: OpenRig) -> None:
     async with open_rig(tmp_path / "rig", file=small_disk / "tasks.db") as rig:
         generator = Generator(71)
         await _until_full(rig, generator)
@@ -57,7 +57,7 @@ async def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         await _goes_on(rig, generator)
 
 
-async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+async def test_a_file_that_may_not_grow(tmp_path: Path, open_rig: OpenRig) -> None:
     async with open_rig(tmp_path / "rig") as rig:
         generator = Generator(72)
         await add(rig.loom, rig.recorder, _large(generator))
@@ -66,7 +66,7 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
         await _goes_on(rig, generator)
 
 
-def _large(generator: Generator) -> list[tuple[object, object]]:
+def _large(generator: Generator) -> list[Made]:
     return [generator.make("plain", text=PAYLOAD, **{"for": 0.0}) for _ in range(5)]
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from checker import Rules
 from generator import Generator, add
-from rig import Rig, open_rig
+from rig import OpenRig, Rig
 
 RULES = Rules(max_deliveries=5)
 WORKERS = 4
 
 
 @pytest.mark.parametrize("way", ["kill", "exit", "segv"])
-async def test_a_task_that_ends_its_process_is_set_aside(tmp_path: Path, way: str) -> None:
+async def test_a_task_that_ends_its_process_is_set_aside(
+    tmp_path: Path, open_rig: OpenRig, way: str
+) -> None:
     """After `max_deliveries`, and those that were with it end well."""
     generator = Generator(4)
     async with open_rig(tmp_path / "rig", RULES) as rig:
@@ -35,7 +37,7 @@ async def test_a_task_that_ends_its_process_is_set_aside(tmp_path: Path, way: st
         assert not violations, "\n".join(map(str, violations))
 
 
-async def test_the_others_keep_their_rate(tmp_path: Path) -> None:
+async def test_the_others_keep_their_rate(tmp_path: Path, open_rig: OpenRig) -> None:
     """At least 90 % of the rate just before, in the same run, while a task kills its workers."""
     generator = Generator(5)
     async with open_rig(tmp_path / "rig", RULES) as rig:
@@ -71,7 +73,7 @@ async def _feed(rig: Rig, generator: Generator) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_the_worker_survives_what_user_code_raises(tmp_path: Path) -> None:
+async def test_the_worker_survives_what_user_code_raises(tmp_path: Path, open_rig: OpenRig) -> None:
     """A failed attempt each, never a shutdown; the second attempt succeeds in the same process."""
     names = (
         "SystemExit",

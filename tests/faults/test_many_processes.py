@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from checker import Rules
-from rig import open_rig, seed_of
+from rig import OpenRig, seed_of
 
 TASKS = 1_600
 
 
-async def test_eight_processes_on_one_file(tmp_path: Path) -> None:
+async def test_eight_processes_on_one_file(tmp_path: Path, open_rig: OpenRig) -> None:
     seed = seed_of(61)
     # A lease that eight busy processes on two cores keep: none of them may lose one here.
     async with open_rig(tmp_path / "rig", Rules(lease=10.0)) as rig:

@@ -13,7 +13,7 @@ from checker import Rules, recoveries
 from generator import Generator, add
 from history import read_history
 from nemesis import Nemesis
-from rig import open_rig, seed_of
+from rig import OpenRig, seed_of
 
 KILLS = int(os.environ.get("TASKLOOM_TEST_KILLS", "60"))
 WORKERS = 4
@@ -23,14 +23,16 @@ RULES = Rules(max_deliveries=8)
 
 
 @pytest.mark.timeout(90 + 3 * KILLS)
-async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
+async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, open_rig: OpenRig) -> None:
     seed = seed_of(20261121)
     async with open_rig(tmp_path / "rig", RULES) as rig:
         await rig.keep_workers(WORKERS)
         nemesis = Nemesis(rig, seed, pace=PACE)
         tasks = KILLS * 25
         clients = [
-            await rig.start("client", seed=seed + n, count=tasks // 2, pause=KILLS * PACE / tasks * 6)
+            await rig.start(
+                "client", seed=seed + n, count=tasks // 2, pause=KILLS * PACE / tasks * 6
+            )
             for n in range(2)
         ]
         await add(rig.loom, rig.recorder, [Generator(seed).make("poison")])
@@ -47,5 +49,3 @@ async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
         )
         assert not violations, "\n".join(map(str, violations))
         assert times, "no kill hit a run: the test shows nothing"
-
-

@@ -9,7 +9,7 @@ import pytest
 from checker import Rules, Violation
 from generator import Generator, add
 from nemesis import Nemesis
-from rig import Rig, open_rig, seed_of
+from rig import OpenRig, Rig, seed_of
 
 RULES = Rules(max_deliveries=8)
 
@@ -34,8 +34,9 @@ async def _kills(rig: Rig, guard: str) -> None:
     """Parents of both kinds, and workers that die among them."""
     generator = Generator(91, {"parent": 1, "eager": 1}, busy=0.1)
     await rig.keep_workers(2, without=guard)
-    for made in generator.batches(150):
+    for made in generator.batches(400, largest=40):
         await add(rig.loom, rig.recorder, made)
+    await rig.until("settle")
     await Nemesis(rig, seed_of(91), pace=0.15).kill(6)
 
 
@@ -68,7 +69,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("guard", "run", "caught"), CASES, ids=[case[0] for case in CASES])
-async def test_it_is_caught(tmp_path: Path, guard: str, run: object, caught: set[str]) -> None:
+async def test_it_is_caught(
+    tmp_path: Path, open_rig: OpenRig, guard: str, run: object, caught: set[str]
+) -> None:
     async with open_rig(tmp_path / "rig", RULES) as rig:
         await run(rig, guard)  # type: ignore[operator]
         violations = await rig.verdict()
@@ -78,7 +81,7 @@ async def test_it_is_caught(tmp_path: Path, guard: str, run: object, caught: set
 
 @pytest.mark.parametrize(("run"), [_late_word, _kills, _long_tasks, _shutdown])
 async def test_the_same_runs_are_clean_with_every_guard_in_place(
-    tmp_path: Path, run: object
+    tmp_path: Path, open_rig: OpenRig, run: object
 ) -> None:
     async with open_rig(tmp_path / "rig", RULES) as rig:
         await run(rig, "")  # type: ignore[operator]

@@ -9,12 +9,12 @@ from pathlib import Path
 from checker import Rules
 from generator import Generator, add
 from nemesis import Nemesis
-from rig import Rig, open_rig, seed_of
+from rig import OpenRig, Rig, seed_of
 
 GRACE = 5.0
 
 
-async def test_sigterm_under_full_load(tmp_path: Path) -> None:
+async def test_sigterm_under_full_load(tmp_path: Path, open_rig: OpenRig) -> None:
     """Out with 0 within the grace; nothing lost or run twice; what waited goes on within 1 s."""
     seed = seed_of(41)
     generator = Generator(seed)
@@ -46,7 +46,7 @@ def _check_handover(rig: Rig, first: int, second: int, sent: float) -> None:
     assert not late, "it started nothing after the signal"
 
 
-async def test_a_second_sigterm_means_now(tmp_path: Path) -> None:
+async def test_a_second_sigterm_means_now(tmp_path: Path, open_rig: OpenRig) -> None:
     """Out in 2 s whatever runs; that runs elsewhere at once, not after its lease."""
     rules = Rules(lease=20.0)
     async with open_rig(tmp_path / "rig", rules) as rig:
@@ -67,7 +67,7 @@ async def test_a_second_sigterm_means_now(tmp_path: Path) -> None:
         assert not await rig.verdict()
 
 
-async def test_sigterm_again_and_again(tmp_path: Path) -> None:
+async def test_sigterm_again_and_again(tmp_path: Path, open_rig: OpenRig) -> None:
     """Workers come and go while tasks of all kinds are added; no task notices."""
     seed = seed_of(43)
     async with open_rig(tmp_path / "rig") as rig:

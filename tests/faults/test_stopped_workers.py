@@ -9,14 +9,16 @@ import pytest
 from checker import Rules
 from generator import Generator, add
 from nemesis import Nemesis
-from rig import open_rig, seed_of
+from rig import OpenRig, seed_of
 
 
 def _refusals(told: list[str]) -> list[str]:
     return [text for text in told if "refused" in text]
 
 
-async def test_what_a_stopped_worker_reports_later_is_refused(tmp_path: Path) -> None:
+async def test_what_a_stopped_worker_reports_later_is_refused(
+    tmp_path: Path, open_rig: OpenRig
+) -> None:
     """The body ends the moment it goes on: its outcome is on the way before anything else is."""
     async with open_rig(tmp_path / "rig") as rig:
         spec, task = Generator(0).make("stops-itself")
@@ -34,7 +36,7 @@ async def test_what_a_stopped_worker_reports_later_is_refused(tmp_path: Path) ->
         assert [event.pid for event in rig.of("run.end")] == [second, first]
 
 
-async def test_workers_are_stopped_at_random_under_load(tmp_path: Path) -> None:
+async def test_workers_are_stopped_at_random_under_load(tmp_path: Path, open_rig: OpenRig) -> None:
     seed = seed_of(31)
     rules = Rules(max_deliveries=8)
     async with open_rig(tmp_path / "rig", rules) as rig:
@@ -49,8 +51,10 @@ async def test_workers_are_stopped_at_random_under_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("blocked", "runs"), [(0.45, 1), (1.6, 2)])
-async def test_a_blocked_event_loop(tmp_path: Path, blocked: float, runs: int) -> None:
-    """Shorter than the lease: no duplicate. Longer: it runs elsewhere, and the late word is refused."""
+async def test_a_blocked_event_loop(
+    tmp_path: Path, open_rig: OpenRig, blocked: float, runs: int
+) -> None:
+    """Shorter than the lease: no duplicate. Longer: it runs elsewhere, and that stands."""
     async with open_rig(tmp_path / "rig") as rig:
         spec, task = Generator(0).make("blocks", block=blocked)
         await rig.start()
@@ -64,4 +68,3 @@ async def test_a_blocked_event_loop(tmp_path: Path, blocked: float, runs: int) -
         said = [text for text in rig.told() if "event loop has been blocked" in text]
         assert len(said) == runs - 1
         assert all("blocks" in text for text in said), "it says where"
-

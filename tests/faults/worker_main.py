@@ -91,7 +91,9 @@ class Process:
         _log_to(self.recorder)
         planted.remove_guard(order.without)
         self.crash = CrashPoint(order.crash, order.nth, self.recorder)
-        self.storage: WatchedStorage = make_storage(f"sqlite:///{order.file}", self.recorder, self.crash)
+        self.storage: WatchedStorage = make_storage(
+            f"sqlite:///{order.file}", self.recorder, self.crash
+        )
         before = BeforeUserCode(self.crash) if order.crash == "body.before" else None
         self.loom = Loom(
             None,

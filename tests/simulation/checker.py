@@ -259,8 +259,15 @@ def _rescues_for_a_reason(case: _Case) -> Iterator[str]:
             for fault in case.facts.named(event.task, event.at)
             if fault.about["call"] in ("put", "add") or fault.about["fault"].startswith("crash")
         ]
-        if not puts and not _rescheduled(case, event):
+        if not puts and not _rescheduled(case, event) and not _adder_died(case, event):
             yield f"I5 task {event.task} was lost by the queue and found again by its age"
+
+
+def _adder_died(case: _Case, event: Event) -> bool:
+    adders = {e.who for e in case.facts.of(event.task, "add.invoke")}
+    parent = case.facts.parents.get(event.task)
+    adders |= {run.who for run in case.facts.runs.get(parent or "", ())}
+    return any(case.facts.crashes.get(who, event.at) < event.at for who in adders)
 
 
 def _rescheduled(case: _Case, event: Event) -> bool:
