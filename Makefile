@@ -32,7 +32,7 @@ test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -q -n 4 --dist loadscope
 
 test-long: $(READY) ## The long versions: 100,000 simulations
-	@TASKLOOM_SIMULATIONS=100000 $(BIN)/python -m pytest -q tests/simulation
+	@TASKLOOM_SIMULATIONS=100000 $(BIN)/python -m pytest -q -n auto --dist load tests/simulation
 
 check: $(READY) ## Formatting, lint, types, architecture
 	@$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -18,7 +19,7 @@ from taskloom.leases import Claim, Keeper
 from taskloom.outage import Outage
 from taskloom.outcomes import Delivery, Outcome, UnreadableRecord, Word
 from taskloom.runner import TaskRunner
-from taskloom.task import TaskStatus
+from taskloom.task import Task, TaskStatus
 
 __all__ = ["Consumer", "ConsumerParts", "Intake"]
 
@@ -101,10 +102,11 @@ class Intake:
         return [delivery for delivery in deliveries if delivery.delivery_count <= limit]
 
     async def _with_rows(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
-        """Lease the rows that a storage beside the queue has of these tasks; drop the cancelled.
+        """Lease the rows that a storage beside the queue has of these tasks.
 
-        A task that has ended otherwise runs again: its worker died between the storage's write and
-        the acknowledgement, perhaps before its children were added.
+        One that has ended there is not run again, unless it may have added children: its worker
+        died between the storage's write and the acknowledgement, perhaps before adding them. The
+        run that makes up for it does not expire.
         """
         stored = [d.task.id for d in deliveries if d.task.status is TaskStatus.QUEUED]
         if not stored:
@@ -112,14 +114,19 @@ class Intake:
         parts = self._parts
         rows = await parts.storage.take_over(stored, lease=parts.keeper.lease)
         claim.rows = {row.task.id: row for row in rows}
-        ended = [id for id in stored if id not in claim.rows]
-        if not ended:
+        missing = [id for id in stored if id not in claim.rows]
+        if not missing:
             return deliveries
-        found = await parts.storage.get(ended)
-        gone = {task.id for task in found if task.status is TaskStatus.CANCELLED}
-        await parts.queue.ack([delivery for delivery in deliveries if delivery.task.id in gone])
-        claim.close(gone)
-        return [delivery for delivery in deliveries if delivery.task.id not in gone]
+        ended = {task.id: task for task in await parts.storage.get(missing)}
+        over = [d for d in deliveries if (row := ended.get(d.task.id)) and not _may_owe(row)]
+        if over:
+            await parts.queue.ack(over)
+            claim.close([delivery.task.id for delivery in over])
+        return [
+            claim.replace(delivery, expires_at=None) if delivery.task.id in ended else delivery
+            for delivery in deliveries
+            if delivery.task.id in claim.open
+        ]
 
     async def _set_aside(self, records: list[UnreadableRecord]) -> None:
         for record in records:
@@ -136,6 +143,12 @@ class Intake:
         except (UnavailableError, TimeoutError) as error:
             # Not acknowledged: it comes again after its lease, with its bytes.
             _log.warning("%d records could not be set aside yet: %s", len(records), error)
+
+
+def _may_owe(task: Task[Any]) -> bool:
+    """Whether an ended task ran, and so may have children that are not added yet."""
+    ran = task.status in (TaskStatus.EXECUTED, TaskStatus.FAILED)
+    return ran and "poison" not in task.execution_stats
 
 
 class Consumer:

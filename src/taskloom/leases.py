@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from msgspec.structs import replace
 
 from taskloom.clock import Clock
 from taskloom.errors import UnavailableError
@@ -65,6 +68,12 @@ class Claim:
     def ended(self, outcome: Outcome) -> None:
         """A run of one of its deliveries ended; the settler takes over."""
         self._on_ended(outcome, self)
+
+    def replace(self, delivery: Delivery, **changes: Any) -> Delivery:
+        """The same delivery with a changed task, in place of the one that is held."""
+        changed = replace(delivery, task=replace(delivery.task, **changes))
+        self.open[delivery.task.id] = changed
+        return changed
 
     def close(self, ids: Iterable[str]) -> None:
         """These deliveries are settled, or given up: the lease is nobody's business any more."""
@@ -152,29 +161,28 @@ class Keeper:
             self._away = True
 
     async def _extend(self, claims: list[Claim]) -> None:
-        owners = {
-            id: claim for claim in claims for id in claim.open
-        }  # a task is in one claim of ours at most
-        deliveries = [delivery for claim in claims for delivery in claim.open.values()]
-        rows = [row for claim in claims for row in claim.rows.values()]
-        gone: set[str] = set()
+        # By delivery, not by task: a retry may be in a newer claim of ours already.
+        deliveries = [(claim, d) for claim in claims for d in claim.open.values()]
+        rows = [(claim, row) for claim in claims for row in claim.rows.values()]
         started = self._clock.monotonic()
-        for part in _chunks(deliveries):
-            gone.update(d.task.id for d in await self._queue.extend(part, self.lease))
-        for part in _chunks(rows):
-            gone.update(d.task.id for d in await self._storage.extend_leases(part, self.lease))
-        lost: dict[Claim, list[Delivery]] = {}
-        for delivery in deliveries:
-            if delivery.task.id in gone:
-                lost.setdefault(owners[delivery.task.id], []).append(delivery)
+        gone: set[Delivery] = set()
+        for part in _chunks([d for _, d in deliveries]):
+            gone.update(await self._queue.extend(part, self.lease))
+        for part in _chunks([row for _, row in rows]):
+            gone.update(await self._storage.extend_leases(part, self.lease))
         for claim in claims:
             self._claims[claim] = started
             claim.trusted_until = self.trust(started)
-        for claim, missing in lost.items():
+        lost: dict[Claim, list[Delivery]] = {}
+        for claim, delivery in deliveries:
+            id = delivery.task.id
+            row = claim.rows.get(id)
             # One that was settled while the renewal was under way is not lost but done.
-            still_open = [d for d in missing if claim.open.get(d.task.id) is d]
-            if still_open:
-                self._on_lost(claim, still_open)
+            still_open = claim.open.get(id) is delivery
+            if still_open and (delivery in gone or (row is not None and row in gone)):
+                lost.setdefault(claim, []).append(delivery)
+        for claim, missing in lost.items():
+            self._on_lost(claim, missing)
 
     def _forget_settled(self) -> None:
         settled = [claim for claim in self._claims if not claim.open]

@@ -24,8 +24,12 @@ class TaskLocks:
         self._owner = owner
         self._ttl = ttl
         self._every_task = every_task
-        self._held: dict[str, str] = {}
-        """Lock key -> id of the task that holds it here: a second one of ours has to wait too."""
+        self._held: dict[str, Delivery] = {}
+        """Which delivery holds a lock here: another task of ours has to wait too.
+
+        The next delivery of the same task takes its lock over, and what the former one still
+        unlocks is not unlocked.
+        """
 
     async def take(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Lock what needs a lock. Returns the deliveries whose lock is with another task."""
@@ -37,23 +41,23 @@ class TaskLocks:
             key = self._key(delivery)
             if key is None:
                 continue
-            if key in wanted or self._held.get(key, delivery.task.id) != delivery.task.id:
+            holder = wanted.get(key) or self._held.get(key)
+            if holder is not None and holder.task.id != delivery.task.id:
                 locked.append(delivery)
             else:
                 wanted[key] = delivery
         if not wanted:
             return locked
         # Ours from here on, so that a claim running beside this one waits for the answer too.
-        self._held.update({key: delivery.task.id for key, delivery in wanted.items()})
+        self._held.update(wanted)
         try:
             got = await self._cache.acquire_many(list(wanted), self._owner, self._ttl)
         except BaseException:
-            for key in wanted:
-                self._held.pop(key, None)
+            self._forget(wanted, wanted)
             raise
-        for key in wanted.keys() - got:
-            locked.append(wanted[key])
-            self._held.pop(key, None)
+        missed = wanted.keys() - got
+        locked += [wanted[key] for key in missed]
+        self._forget(missed, wanted)
         return locked
 
     async def release(self, deliveries: Iterable[Delivery]) -> None:
@@ -63,7 +67,7 @@ class TaskLocks:
         keys = []
         for delivery in deliveries:
             key = self._key(delivery)
-            if key is not None and self._held.get(key) == delivery.task.id:
+            if key is not None and self._held.get(key) is delivery:
                 del self._held[key]
                 keys.append(key)
         if keys:
@@ -71,8 +75,18 @@ class TaskLocks:
 
     async def renew(self) -> None:
         """Hold everything for another lease."""
-        if self._held:
-            await self._cache.acquire_many(list(self._held), self._owner, self._ttl)
+        keys = list(self._held)
+        if not keys:
+            return
+        await self._cache.acquire_many(keys, self._owner, self._ttl)
+        # What was unlocked while this was under way may just have been locked again by it.
+        if unlocked := [key for key in keys if key not in self._held]:
+            await self._cache.release_many(unlocked, self._owner)
+
+    def _forget(self, keys: Iterable[str], wanted: dict[str, Delivery]) -> None:
+        for key in keys:
+            if self._held.get(key) is wanted[key]:
+                del self._held[key]
 
     def _key(self, delivery: Delivery) -> str | None:
         task = delivery.task

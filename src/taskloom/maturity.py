@@ -67,15 +67,22 @@ class Maturity:
 
     async def one_pass(self) -> int:
         """Recover, move, prune. Returns how many were moved; 0 when another worker is at it."""
-        if not await self._cache.acquire_many([LOCK], self._owner, LOCK_TTL):
-            return 0
         try:
+            if not await self._cache.acquire_many([LOCK], self._owner, LOCK_TTL):
+                return 0
             await self._recover()
             moved = await self._move()
             await self._prune()
         finally:
-            await self._cache.release_many([LOCK], self._owner)
+            await self._unlock()
         return moved
+
+    async def _unlock(self) -> None:
+        try:
+            await self._cache.release_many([LOCK], self._owner)
+        except UnavailableError as error:
+            # Raised out of a `finally` it would take the place of a cancellation.
+            _log.debug("the upkeep lock ends by itself: %s", error)
 
     async def _recover(self) -> None:
         stale_after = seconds(self._config.stale_after, "stale_after")

@@ -30,6 +30,9 @@ T = TypeVar("T")
 SLOW = 0.3
 """Seconds from which a call counts as a stall of its process: a third of a lease of one second."""
 
+OPERATIONS = 5
+"""Steps of SQLite's machine between two looks at whether to die inside a statement."""
+
 
 class CrashPoint:
     """`kill -9` of this process at the `nth` time it comes to `name`; "" never."""
@@ -66,7 +69,7 @@ class CrashPoint:
 
         def watch(statement: str) -> None:
             wanted = statement.lstrip().startswith(f"{verb} ") and "taskloom_tasks" in statement
-            driver.set_progress_handler(die_within if wanted else None, 60)
+            driver.set_progress_handler(die_within if wanted else None, OPERATIONS)
 
         driver.set_trace_callback(watch)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from taskloom import Task
@@ -59,7 +58,3 @@ class History:
 
     def note(self, kind: str, who: str, task: str = "", **about: Any) -> None:
         self.events.append(Event(self._now(), kind, who, task, about))
-
-    def note_each(self, kind: str, who: str, ids: Iterable[str], **about: Any) -> None:
-        for id in ids:
-            self.note(kind, who, id, **about)

@@ -1,5 +1,7 @@
 """Simulations of the whole path: `TASKLOOM_SIMULATIONS` of them, or the one `TASKLOOM_TEST_SEED`.
 
+`TASKLOOM_FIRST_SEED` starts elsewhere than at 0.
+
 A failure names its seed and the command that replays it, step by step the same.
 """
 

@@ -136,7 +136,7 @@ class World:
             left += [f"lease {held}" for c in self._queue._channels.values() for held in c._held]
         running = asyncio.all_tasks(self._loop)
         if len(running) > 1:
-            left += sorted(f"task {task.get_coro().__qualname__}" for task in running)
+            left += sorted(f"task {task.get_coro()!r}".split(" at ")[0] for task in running)
         return left
 
     # Processes
