@@ -29,8 +29,11 @@ class _NormalStorage(SqliteStorage):  # type: ignore[misc,unused-ignore]  # huey
         return conn
 
 
-def _huey(path: str, ran: Callable[[int], object]) -> tuple[Huey, Any]:
-    huey = Huey("bench", storage_class=_NormalStorage, filename=path)
+def _huey(
+    path: str, ran: Callable[[int], object], *, as_it_comes: bool = False
+) -> tuple[Huey, Any]:
+    storage = SqliteStorage if as_it_comes else _NormalStorage
+    huey = Huey("bench", storage_class=storage, filename=path)
 
     @huey.task()  # type: ignore[untyped-decorator,unused-ignore]
     def noop(number: int, text: str) -> None:
@@ -47,11 +50,14 @@ def fill(path: str, tasks: int) -> Result:
     return {}
 
 
-def drain(path: str, tasks: int) -> Result:
-    """Run what `fill` has put there: `rate` in tasks a second."""
+def drain(path: str, tasks: int, as_it_comes: bool = False) -> Result:
+    """Run what `fill` has put there: `rate` in tasks a second.
+
+    `as_it_comes`: with SQLite's own default, synchronous FULL: a commit waits for the disk.
+    """
     done = threading.Event()
     tally = Tally(tasks, done.set)
-    huey, _ = _huey(path, tally.ran)
+    huey, _ = _huey(path, tally.ran, as_it_comes=as_it_comes)
     start = perf_counter()
     with _consumer(huey):
         done.wait()

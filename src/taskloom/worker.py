@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from taskloom.books import Books
+from taskloom.carriers import SettlerParts
 from taskloom.clock import seconds
 from taskloom.config import TaskHandlerConfig
 from taskloom.consumer import Consumer, ConsumerParts, Intake
@@ -26,7 +27,7 @@ from taskloom.outcomes import Delivery, Word
 from taskloom.pulse import Pulse
 from taskloom.reporter import Reporter
 from taskloom.runner import TaskRunner
-from taskloom.settler import Settler, SettlerParts
+from taskloom.settler import Settler
 from taskloom.stats import Figures
 from taskloom.task import Task
 from taskloom.waiting import to_the_end, until, within

@@ -190,6 +190,7 @@ class Bodies:
         """Stop the whole process until someone continues it, the first time; then succeed."""
         with self.noted(task) as run:
             if self.first_time(task):
+                await asyncio.sleep(0.2)  # so that the claim's transactions are likely over
                 self._recorder.write("fault", word="stop", target=self._recorder.pid)
                 os.kill(os.getpid(), signal.SIGSTOP)
             self.end(task, run, result=task.payload["n"])

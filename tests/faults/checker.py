@@ -264,8 +264,6 @@ def _found_again(case: Case) -> Iterator[Violation]:
     limit = case.rules.lease + case.rules.recovery
     for run, died, again in recoveries(case.history):
         final = case.finals.get(run.task)
-        if run.lock:
-            continue  # it may have to wait for others of its lock first
         over = final is not None and (final.poison or final.status == "expired")
         if again - died > limit and not (over and again == float("inf")):
             yield Violation(

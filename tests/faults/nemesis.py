@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import sqlite3
+from contextlib import closing
+from functools import partial
 
+from generator import Generator, add
+from recorder import Event
 from rig import Rig
 
-__all__ = ["Nemesis"]
+__all__ = ["Nemesis", "stopped_in_its_body"]
 
 STOPPED_FOR = 1.5
 """Leases of a stopped process that pass before it goes on."""
@@ -70,3 +75,37 @@ class Nemesis:
             if choice := sorted(seen & self._rig.alive.keys()):
                 return self._random.choice(choice)
         return None
+
+
+async def stopped_in_its_body(rig: Rig, **options: str) -> int:
+    """A worker that has stopped in a task's body, between two transactions of its own.
+
+    One that stops within a transaction locks the file for everybody until it goes on; that is
+    SQLite's nature, and not what is looked at here. Then the worker goes on, and another one is
+    tried.
+    """
+    while True:
+        pid = await rig.start(**options)
+        made = Generator(0).make("stops-itself")
+        await add(rig.loom, rig.recorder, [made])
+        await rig.until("fault", partial(_stops, pid))
+        if _can_write(rig):
+            return pid
+        rig.signal(pid, signal.SIGCONT, "cont")
+        await rig.drain()
+        rig.kill(pid)
+        await rig.ended(pid)
+
+
+def _stops(pid: int, event: Event) -> bool:
+    return event.word == "stop" and event.pid == pid
+
+
+def _can_write(rig: Rig) -> bool:
+    with closing(sqlite3.connect(rig.file, timeout=0.5, isolation_level=None)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        db.execute("ROLLBACK")
+        return True

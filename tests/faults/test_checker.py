@@ -330,7 +330,7 @@ def test_the_order_of_the_files_does_not_matter() -> None:
     assert story.found() == set()
 
 
-def test_it_reads_a_hundred_thousand_events_a_second() -> None:
+def test_it_keeps_up_with_long_histories() -> None:
     events: list[Event] = []
     finals: list[Final] = []
     for number in range(20_000):
@@ -346,5 +346,5 @@ def test_it_reads_a_hundred_thousand_events_a_second() -> None:
     started = time.process_time()
     assert check(events, finals) == []
     rate = len(events) / (time.process_time() - started)
-    # A tenth of what it does on an idle machine of 2026: this is about its order, n log n.
-    assert rate > 20_000, f"{rate:,.0f} events a second"
+    # It does more than 100,000; half of that, because the machine has other work too.
+    assert rate > 50_000, f"{rate:,.0f} events a second"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checker import Rules, Violation
 from generator import Generator, add
-from nemesis import Nemesis
+from nemesis import Nemesis, stopped_in_its_body
 from rig import OpenRig, Rig, seed_of
 
 RULES = Rules(max_deliveries=8)
@@ -20,10 +20,7 @@ def _invariants(violations: list[Violation]) -> set[str]:
 
 async def _late_word(rig: Rig, guard: str) -> None:
     """A worker stops before its word and goes on when another has the task in hand."""
-    first = await rig.start(without=guard)
-    task = Generator(0).make("stops-itself")
-    await add(rig.loom, rig.recorder, [task])
-    await rig.until("fault", lambda event: event.word == "stop")
+    first = await stopped_in_its_body(rig, without=guard)
     second = await rig.start(without=guard)
     await rig.until("settle", lambda event: event.pid == second)
     rig.signal(first, signal.SIGCONT, "cont")

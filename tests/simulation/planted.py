@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from taskloom import UnavailableError
+from taskloom.carriers import SteppedCarrier
 from taskloom.identity import DerivedIds, new_id
 from taskloom.lane import Lane
 from taskloom.leases import Keeper
@@ -16,7 +17,6 @@ from taskloom.memory import InMemoryStorage
 from taskloom.memory.channel import Channel
 from taskloom.memory.writes import Writer
 from taskloom.outcomes import Delivery
-from taskloom.settler import Settler
 
 __all__ = ["MISTAKES", "planted"]
 
@@ -48,19 +48,19 @@ def _mistake(where: Any, method: str) -> Callable[[Callable[..., Any]], Callable
 Writing = Callable[..., Awaitable[set[str]]]
 
 
-@_mistake(Settler, "_carry_out")
+@_mistake(SteppedCarrier, "carry_out")
 async def acknowledged_before_settled(
-    original: Writing, self: Settler, verdicts: Sequence[Any], *args: Any, **options: Any
+    original: Writing, self: SteppedCarrier, verdicts: Sequence[Any], *args: Any, **options: Any
 ) -> set[str]:
     done = [v.outcome.delivery for v in verdicts if v.back is None and not v.released]
-    if done and not self._integrated:
+    if done:
         await self._parts.queue.ack(done)
     return await original(self, verdicts, *args, **options)
 
 
-@_mistake(Settler, "_carry_out")
+@_mistake(SteppedCarrier, "carry_out")
 async def outcome_lost_when_settling_fails(
-    original: Writing, self: Settler, *args: Any, **options: Any
+    original: Writing, self: SteppedCarrier, *args: Any, **options: Any
 ) -> set[str]:
     try:
         return await original(self, *args, **options)
@@ -122,6 +122,8 @@ async def hashes_not_locked(original: Any, self: TaskLocks, deliveries: Any) -> 
     return []
 
 
-@_mistake(Settler, "_give_up")
-async def delivery_not_given_up(original: Writing, self: Settler, verdicts: Any) -> set[str]:
+@_mistake(SteppedCarrier, "_give_up")
+async def delivery_not_given_up(
+    original: Writing, self: SteppedCarrier, verdicts: Any, steps: Any
+) -> set[str]:
     return set()
