@@ -32,6 +32,9 @@ __all__ = ["Attempt", "BatchCall", "ExecutorActions", "RunSettings"]
 
 _log = logging.getLogger("taskloom.task")
 
+NOTHING = msgspec.Raw(b"null")
+"""The result None."""
+
 
 class ExecutorActions(Protocol):
     """What an executor is given beside its task. The first word on a task counts."""
@@ -252,6 +255,9 @@ class Attempt:
         return False
 
     def _keep_result(self, result: Any) -> None:
+        if result is None:  # what most functions return
+            self.result = NOTHING
+            return
         try:
             raw = encode_checked(result, "result", limit=2**62)
         except InvalidTaskError as error:

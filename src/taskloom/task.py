@@ -168,8 +168,8 @@ def _make_id(task: Task[Any]) -> str:
 def check_task(task: Task[Any]) -> None:
     """Everything about a task made by hand; raises `InvalidTaskError` naming the field."""
     # Spelled out, not looped over: it runs twice for every task that is added.
-    _check_name(task.type, "type")
-    _check_name(task.queue_id, "queue_id")
+    _check_common_name(task.type, "type")
+    _check_common_name(task.queue_id, "queue_id")
     if task.id is not _LATER and task.id:  # an id emptied by hand is allowed
         _check_name(task.id, "id")
     if task.task_group is not None:
@@ -221,6 +221,18 @@ def _check_retry_after(task: Task[Any]) -> None:
         force_setattr(task, "retry_after", seconds(task.retry_after or 0.0, "retry_after"))
     except (TypeError, ValueError) as error:
         raise InvalidTaskError(f"retry_after: {error}") from None
+
+
+_known_names: set[str] = set()
+"""Types and queues seen before: there are few, and each comes with every task."""
+
+
+def _check_common_name(value: str, field: str) -> None:
+    if value.__class__ is str and value in _known_names:
+        return
+    _check_name(value, field)
+    if len(_known_names) < 1000:
+        _known_names.add(value)
 
 
 def _check_name(value: object, field: str) -> None:

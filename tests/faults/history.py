@@ -124,6 +124,10 @@ class History:
                 self.calls[event.call].word = event.kind[4:]
             case "fault":
                 self._fault(event)
+            case "process.ended" if event.target in self.deaths:
+                # The kill was noted before it was sent: what began until now was hit by it too.
+                self.deaths[event.target] = event.t
+                self.faults[event.target].append((event.t, "kill"))
             case "left":
                 self.left.append(event)
 

@@ -78,6 +78,20 @@ def _killed_and_again() -> Story:
     return story
 
 
+def _started_while_being_killed() -> Story:
+    """The kill is noted before it is sent, and a run begins in between."""
+    story = Story()
+    story.claim(1)
+    story.fault("kill")
+    story.start("r1")
+    story.note("process.ended", 1, target=A, word="-9")
+    story.claim(2, B, deliveries=2, wait=1.2)
+    story.start("r2", B)
+    story.end("r2", B)
+    story.settle(2, B)
+    return story
+
+
 def _stopped_and_refused() -> Story:
     story = Story()
     story.claim(1)
@@ -122,6 +136,7 @@ def _released() -> Story:
     [
         lambda: Story().whole(),
         _killed_and_again,
+        _started_while_being_killed,
         _stopped_and_refused,
         _failed_once,
         _released,
@@ -186,6 +201,16 @@ def _poison_without_deaths(story: Story) -> None:
 def _runs_again(story: Story) -> None:
     story.start("r2", B)
     story.end("r2", B)
+
+
+def _ended_by_nobody(story: Story) -> None:
+    """A process that ends without a fault explains nothing."""
+    del story.events[-2:]
+    story.note("process.ended", 1, target=A, word="-11")
+    story.claim(2, B, deliveries=2, wait=1.2)
+    story.start("r2", B)
+    story.end("r2", B)
+    story.settle(2, B)
 
 
 def _lease_ignored(story: Story) -> None:
@@ -299,6 +324,7 @@ def _left_behind(story: Story) -> None:
         ("I4", _failed_without_failing),
         ("I4", _poison_without_deaths),
         ("I5", _runs_again),
+        ("I5", _ended_by_nobody),
         ("I6", _lease_ignored),
         ("I6", _lease_lapsed_by_itself),
         ("I6", _overlap),

@@ -86,6 +86,14 @@ Index(
     sqlite_where=_c.due_at.is_not(None),
     postgresql_where=_c.due_at.is_not(None),
 )
+# What is under a lease, so that upkeep finds the lapsed ones without walking what waits.
+_leased = _c.status == TaskStatus.PROCESSING.value
+Index(
+    "taskloom_tasks_leased",
+    _c.due_at,
+    sqlite_where=_leased,
+    postgresql_where=_leased,
+)
 # Spelled with OR: SQLite sees that `status = 'failed'` is covered by it, with IN it does not.
 _oddly = or_(*(_c.status == status.value for status in ENDED_ODDLY))
 Index(

@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 
-from taskloom.sql.claims import queues_with_tasks
 from taskloom.sql.questions import constant, expired_before
 from taskloom.sql.schema import tasks
 from taskloom.sql.tallies import Changes, change_tallies, count_change
@@ -15,17 +14,14 @@ from taskloom.task import TaskStatus
 __all__ = ["cleanup", "prune", "recover_stale"]
 
 _c = tasks.c
-_PROCESSING = TaskStatus.PROCESSING.value
 
 
 def recover_stale(conn: Connection, now: int, queued_before: int) -> int:
     """Make `scheduled` what a worker or a queue lost; due since it was last heard of."""
     waits = {"status": TaskStatus.SCHEDULED.value, "epoch": _c.epoch + 1, "updated_at": now}
-    recovered = 0
-    for queue_id in queues_with_tasks(conn):
-        lapsed = (_c.queue_id == queue_id, _c.due_at < now, _c.status == _PROCESSING)
-        # `due_at` stays: the end of the lease is when the task became due.
-        recovered += conn.execute(update(tasks).where(*lapsed).values(waits)).rowcount
+    lapsed = (_c.status == constant(TaskStatus.PROCESSING), _c.due_at < now)
+    # `due_at` stays: the end of the lease is when the task became due.
+    recovered = conn.execute(update(tasks).where(*lapsed).values(waits)).rowcount
     forgotten = (_c.status == constant(TaskStatus.QUEUED), _c.updated_at < queued_before)
     again = update(tasks).where(*forgotten).values({**waits, "due_at": _c.updated_at})
     return recovered + conn.execute(again).rowcount
@@ -41,7 +37,7 @@ def prune(conn: Connection, status: TaskStatus, before: int, limit: int) -> int:
 
 def cleanup(conn: Connection, orphaned_at: int, expired_at: int) -> int:
     """Delete `processing` tasks whose lease ended, and tasks that expired, before a time."""
-    orphaned = and_(_c.due_at < orphaned_at, _c.status == _PROCESSING)
+    orphaned = and_(_c.due_at < orphaned_at, _c.status == constant(TaskStatus.PROCESSING))
     # Two statements: an OR of the two would read the whole table.
     return _delete(conn, orphaned) + _delete(conn, expired_before(expired_at))
 
