@@ -32,6 +32,9 @@ POLL = 1.0
 """Longest wait for a task in one claim call, in seconds."""
 SHED_DELAY = 1.0
 """Seconds before a task that a lane gave up for want of room is due again."""
+QUEUE_LENGTH = 20
+QUEUE_STEP = 0.05
+"""Seconds between tasks that were with a worker which died, and that now run one at a time."""
 LOCAL_POLL = 0.05
 """Longest pause between two looks of a consumer that does not wait in the engine, in seconds."""
 
@@ -83,6 +86,7 @@ class Intake:
         try:
             await parts.on_claim(claim, deliveries)
             async with asyncio.timeout(parts.keeper.call_limit):
+                left = await self._without_crowd(claim, left)
                 left = await self._with_rows(claim, left)
                 await parts.runner.start(claim.queue_id, left, claim)
             left = []
@@ -100,6 +104,45 @@ class Intake:
         for delivery in poison:
             claim.ended(Outcome(delivery, Word.POISON))
         return [delivery for delivery in deliveries if delivery.delivery_count <= limit]
+
+    async def _without_crowd(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
+        """Run those that were with a worker which died in ever smaller company.
+
+        One of them may have killed it. Those before their last delivery run alone, so that the
+        culprit is set aside and its neighbours are not. The others are released, which does not
+        count as a delivery, before the first of them starts.
+        """
+        suspects = [d for d in deliveries if d.delivery_count > 1]
+        if not suspects:
+            return deliveries
+        together = {d.delivery_count for d in suspects}
+        room = {count: self._room_for(claim, count) for count in together}
+        kept: list[Delivery] = []
+        crowd: list[Delivery] = []
+        for delivery in deliveries:
+            count = delivery.delivery_count
+            if count > 1:
+                room[count] -= 1
+            (crowd if count > 1 and room[count] < 0 else kept).append(delivery)
+        if crowd:
+            await self._queue_up(crowd)
+            claim.close([delivery.task.id for delivery in crowd])
+            claim.tally["released"] = len(crowd)
+        return kept
+
+    async def _queue_up(self, crowd: list[Delivery]) -> None:
+        """Release suspects to come due one after the other, as each may be the one to run alone."""
+        for place, delivery in enumerate(crowd[:QUEUE_LENGTH], 1):
+            await self._parts.queue.release([delivery], delay=place * QUEUE_STEP)
+        if rest := crowd[QUEUE_LENGTH:]:
+            await self._parts.queue.release(rest, delay=QUEUE_LENGTH * QUEUE_STEP)
+
+    def _room_for(self, claim: Claim, count: int) -> int:
+        """How many suspects on their delivery number `count` may start now."""
+        lives = self._parts.max_deliveries - count
+        company: int = 10 ** (lives - 1) if lives > 1 else 1
+        in_hand = self._parts.keeper.deliveries(without=claim)
+        return company - sum(d.delivery_count >= count for d in in_hand)
 
     async def _with_rows(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
         """Lease the rows that a storage beside the queue has of these tasks.

@@ -137,6 +137,12 @@ class Keeper:
             if queue_id is None or claim.queue_id == queue_id
         )
 
+    def deliveries(self, *, without: Claim) -> Iterator[Delivery]:
+        """What is ours and not settled, but for one claim."""
+        for claim in self._claims:
+            if claim is not without:
+                yield from claim.open.values()
+
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:

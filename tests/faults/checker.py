@@ -263,6 +263,9 @@ def recoveries(history: History) -> Iterator[tuple[Run, float, float]]:
 def _found_again(case: Case) -> Iterator[Violation]:
     limit = case.rules.lease + case.rules.recovery
     for run, died, again in recoveries(case.history):
+        if run.lock:  # it has to be found in time; then it may have to wait for its lock
+            claims = case.history.claims.get(run.task, [])
+            again = min([again, *(each.t for each in claims if each.t > died)])
         final = case.finals.get(run.task)
         over = final is not None and (final.poison or final.status == "expired")
         if again - died > limit and not (over and again == float("inf")):

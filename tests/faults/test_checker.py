@@ -92,6 +92,21 @@ def _started_while_being_killed() -> Story:
     return story
 
 
+def _waits_for_its_lock() -> Story:
+    """Claimed again in time, given back while another task has its lock, run much later."""
+    story = Story(lock="k")
+    story.claim(1)
+    story.note("run.start", task="x", run="r1", lock="k")
+    story.fault("kill")
+    story.claim(2, B, deliveries=2, wait=1.2)
+    story.note("release", B, keys=[("x", 2, "")])
+    story.claim(4, B, deliveries=2, wait=5.0)
+    story.note("run.start", B, task="x", run="r2", lock="k")
+    story.end("r2", B)
+    story.settle(4, B)
+    return story
+
+
 def _stopped_and_refused() -> Story:
     story = Story()
     story.claim(1)
@@ -137,6 +152,7 @@ def _released() -> Story:
         lambda: Story().whole(),
         _killed_and_again,
         _started_while_being_killed,
+        _waits_for_its_lock,
         _stopped_and_refused,
         _failed_once,
         _released,
@@ -282,6 +298,12 @@ def _not_found_again(story: Story) -> None:
         event.since += 9
 
 
+def _lock_not_found_again(story: Story) -> None:
+    """A lock excuses waiting for it, not being forgotten."""
+    story.events[:] = _waits_for_its_lock().events
+    del story.events[5:7]
+
+
 def _never_found_again(story: Story) -> None:
     del story.events[-2:]
     story.fault("kill")
@@ -337,6 +359,7 @@ def _left_behind(story: Story) -> None:
         ("I12", _too_early),
         ("I12", _too_late),
         ("I13", _not_found_again),
+        ("I13", _lock_not_found_again),
         ("I13", _never_found_again),
         ("I14", _figures_wrong),
         ("I15", _child_missing),
