@@ -29,7 +29,9 @@ demo: $(READY) ## Index a folder through a durable queue on SQLite: FOLDER=… f
 	@$(BIN)/taskloom demo $(FOLDER)
 
 test: $(READY) ## Run all tests
-	@$(BIN)/python -m pytest -q -n 4 --dist loadscope
+	@$(BIN)/python -m pytest -q -n 4 --dist loadscope --ignore tests/faults
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone" tests/faults
+	@$(BIN)/python -m pytest -q -m alone tests/faults
 
 test-long: $(READY) ## The long versions: 100,000 simulations
 	@TASKLOOM_SIMULATIONS=100000 $(BIN)/python -m pytest -q -n auto --dist load tests/simulation

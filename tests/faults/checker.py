@@ -17,6 +17,9 @@ __all__ = ["Rules", "Violation", "check", "recoveries"]
 
 TERMINAL = frozenset({"executed", "failed", "expired", "ignored", "cancelled"})
 
+UNSAID = 1.0
+"""Seconds by which a process may outlive a commit that it never told of, on a starved machine."""
+
 
 class Rules(Struct, frozen=True):
     """What the workers were configured with, and what is tolerated; in seconds."""
@@ -144,7 +147,7 @@ def _leases_respected(case: Case) -> Iterator[Violation]:
         for before, after in pairwise(claims):
             # A release raises the epoch too; a dead process may have settled it and not said so.
             taken = after.epoch == before.epoch + 1 and before.epoch not in settled
-            if not taken or history.deaths.get(before.pid, float("inf")) <= after.t:
+            if not taken or history.deaths.get(before.pid, float("inf")) <= after.t + UNSAID:
                 continue
             if after.t < before.until - case.rules.skew:
                 yield Violation("I6", id, f"taken before its lease ended: {_held(before, after)}")

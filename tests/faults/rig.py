@@ -134,7 +134,8 @@ class Rig:
         """Do something to a process, noted before: kill, stop, cont, term, insist."""
         if pid in self.alive:
             self.recorder.write("fault", word=word, target=pid)
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it was quicker, and is not reaped yet
+                os.kill(pid, number)
 
     def kill(self, pid: int) -> None:
         """`kill -9`."""

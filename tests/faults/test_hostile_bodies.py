@@ -37,6 +37,7 @@ async def test_a_task_that_ends_its_process_is_set_aside(
         assert not violations, "\n".join(map(str, violations))
 
 
+@pytest.mark.alone
 async def test_the_others_keep_their_rate(tmp_path: Path, open_rig: OpenRig) -> None:
     """At least 90 % of the rate just before, in the same run, while a task kills its workers."""
     generator = Generator(5)
