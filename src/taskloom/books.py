@@ -74,6 +74,7 @@ class Books:
             known[1][0] += outcome.ended - outcome.started if outcome.started else 0.0
         now = self._clock.now()
         for queue_id, (words, busy) in queues.items():
+            self._figures.fenced += words[Word.LOST]
             self._figures.count(queue_id, words, busy[0], now)
 
 

@@ -30,6 +30,7 @@ __all__ = ["RunResult", "TaskRunner"]
 
 LOCKED_DELAY = 1.0
 """Seconds before a task whose lock is with another one is tried again."""
+LOCK_PART = 0.9
 MAX_THREADS = 1000
 CANCEL_LIMIT = 1.0
 """Seconds a cancelled run gets to clean up after itself."""
@@ -69,7 +70,10 @@ class TaskRunner:
         self.worker_id = worker_id or make_worker_id()
         self.admission = Admission(task_queues, self.config.clock)
         lease = seconds(self.config.lease, "lease")
-        self.locks = TaskLocks(cache, self.worker_id, ttl=lease, every_task=lock_every_task)
+        # It is taken a moment after the lease, and is to end before it: a task that is found again
+        # after its worker's death must not find its own lock.
+        ttl = lease * LOCK_PART
+        self.locks = TaskLocks(cache, self.worker_id, ttl=ttl, every_task=lock_every_task)
         self._queues = task_queues
         self._reporter = reporter or Reporter(
             Listeners(lifecycle_provider, mode=self.config.lifecycle.mode),

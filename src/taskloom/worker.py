@@ -299,7 +299,6 @@ class Worker:
             len(deliveries),
             claim.queue_id,
         )
-        self.figures.fenced += len(deliveries)
         self._parts.runner.withdraw(deliveries, Word.LOST)
 
     def _on_settled(self) -> None:
