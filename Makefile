@@ -30,7 +30,7 @@ demo: $(READY) ## Index a folder through a durable queue on SQLite: FOLDER=… f
 
 test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -q -n 4 --dist loadscope --ignore tests/faults
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone" tests/faults
+	@$(BIN)/python -m pytest -q -n 3 --dist load -m "not alone" tests/faults
 	@$(BIN)/python -m pytest -q -m alone tests/faults
 
 test-long: $(READY) ## The long versions: 100,000 simulations
