@@ -23,6 +23,7 @@ def runs_in_thread(function: Callable[..., Any]) -> bool:
     target = getattr(function, "func", function)  # functools.partial
     if inspect.iscoroutinefunction(target):
         return False
+    # Not a test of being callable, which B004 takes it for: is the object's call a coroutine?
     return not inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
