@@ -266,14 +266,25 @@ def recoveries(history: History) -> Iterator[tuple[Run, float, float]]:
 def _found_again(case: Case) -> Iterator[Violation]:
     limit = case.rules.lease + case.rules.recovery
     for run, died, again in recoveries(case.history):
+        claims = [c for c in case.history.claims.get(run.task, []) if c.t > died]
         if run.lock:  # it has to be found in time; then it may have to wait for its lock
-            claims = case.history.claims.get(run.task, [])
-            again = min([again, *(each.t for each in claims if each.t > died)])
+            again = min([again, *(each.t for each in claims)])
+        # Whoever found it may have been killed as well, before starting it: then it has to be
+        # found within the limit of that death.
+        held = [died]
+        for each in claims:
+            dead = case.history.deaths.get(each.pid)
+            if dead is not None and each.t < again and each.t - held[-1] <= limit and dead < again:
+                held.append(max(dead, held[-1]))
         final = case.finals.get(run.task)
         over = final is not None and (final.poison or final.status == "expired")
-        if again - died > limit and not (over and again == float("inf")):
+        if again - held[-1] > limit and not (over and again == float("inf")):
             yield Violation(
-                "I13", run.task, f"{run} was cut short at {died:.3f}; it went on at {again:.3f}"
+                "I13",
+                run.task,
+                f"{run} was cut short at {died:.3f}; it went on at {again:.3f}; "
+                f"claimed meanwhile: {[(each.pid, round(each.t, 3)) for each in claims[:9]]}, "
+                f"by processes that died at {[round(t, 3) for t in held[1:]]}",
             )
 
 

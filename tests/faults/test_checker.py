@@ -10,8 +10,8 @@ import pytest
 from checker import Rules, check
 from recorder import Event, Final, Spec
 
-A, B = 101, 102
-"""Two workers."""
+A, B, C = 101, 102, 103
+"""Three workers."""
 
 
 class Story:
@@ -75,6 +75,21 @@ def _killed_and_again() -> Story:
     story.start("r2", B)
     story.end("r2", B)
     story.settle(2, B)
+    return story
+
+
+def _finder_killed(found_after: float = 2.5) -> Story:
+    """Killed twice: the second worker had claimed it and not started it."""
+    story = Story()
+    story.claim(1)
+    story.start("r1")
+    story.fault("kill")
+    story.claim(2, B, deliveries=2, wait=1.2)
+    story.fault("kill", B, wait=0.3)
+    story.claim(3, C, deliveries=3, wait=found_after)
+    story.start("r2", C)
+    story.end("r2", C)
+    story.settle(3, C)
     return story
 
 
@@ -151,6 +166,7 @@ def _released() -> Story:
     [
         lambda: Story().whole(),
         _killed_and_again,
+        _finder_killed,
         _started_while_being_killed,
         _waits_for_its_lock,
         _stopped_and_refused,
@@ -304,6 +320,11 @@ def _lock_not_found_again(story: Story) -> None:
     del story.events[5:7]
 
 
+def _finder_not_found_again(story: Story) -> None:
+    """Whoever found it was killed before starting it, and that was not found in time."""
+    story.events[:] = _finder_killed(found_after=3.2).events
+
+
 def _never_found_again(story: Story) -> None:
     del story.events[-2:]
     story.fault("kill")
@@ -360,6 +381,7 @@ def _left_behind(story: Story) -> None:
         ("I12", _too_late),
         ("I13", _not_found_again),
         ("I13", _lock_not_found_again),
+        ("I13", _finder_not_found_again),
         ("I13", _never_found_again),
         ("I14", _figures_wrong),
         ("I15", _child_missing),
