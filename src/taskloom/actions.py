@@ -80,10 +80,16 @@ class RunSettings(msgspec.Struct, frozen=True):
     """Checks a task and completes it; raises `InvalidTaskError`."""
 
 
-class Attempt:
-    """One run of one task: its `ExecutorActions`, and what was said through them."""
+class Attempt(msgspec.Struct, eq=False):
+    """One run of one task: its `ExecutorActions`, and what was said through them.
 
-    # Defaults live on the class: most attempts never set most of these, and one is made per task.
+    A struct, for one is made per task.
+    """
+
+    delivery: Delivery
+    task: Task[Any]
+    started: float
+    _settings: RunSettings
     word: Word | None = None
     result: Any = UNSET
     failure: Failure | None = None
@@ -94,14 +100,8 @@ class Attempt:
     _ids: DerivedIds | None = None
     _log: ContextLogger | None = None
     _doom: TaskloomError | None = None
-    _added = 0
-    _closed = False
-
-    def __init__(self, delivery: Delivery, settings: RunSettings, started: float) -> None:
-        self.delivery = delivery
-        self.task = delivery.task
-        self.started = started
-        self._settings = settings
+    _added: int = 0
+    _closed: bool = False
 
     # What the executor says.
 
@@ -112,7 +112,8 @@ class Attempt:
         return self._log
 
     def success(self, task: Task[Any], result: Any = UNSET) -> None:
-        self._own(task)
+        if task is not self.task:
+            self._own(task)
         if self._first_word(Word.SUCCESS) and result is not UNSET:
             self._keep_result(result)
 
@@ -226,20 +227,24 @@ class Attempt:
             self.failure,
             self._meta,
             self._notes,
-            tuple(self._children or ()),
+            tuple(self._children) if self._children else (),
             self._next,
             0.0,
+            (),
             self.started,
             ended,
         )
 
     def _own(self, task: Task[Any]) -> None:
-        if task is not self.task and _checked(task).id != self.task.id:
+        if _checked(task).id != self.task.id:
             raise ForeignTaskError(
                 f"task {task.id} is not the one this executor was given ({self.task.id})"
             )
 
     def _first_word(self, word: Word) -> bool:
+        if self.word is None and not self._closed:
+            self.word = word
+            return True
         if self._closed:
             _log.warning("task %s said %s after its end; ignored", self.task.id, word.value)
         elif self.word is not None:
@@ -249,9 +254,6 @@ class Attempt:
                 word.value,
                 self.word.value,
             )
-        else:
-            self.word = word
-            return True
         return False
 
     def _keep_result(self, result: Any) -> None:

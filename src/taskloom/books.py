@@ -64,18 +64,35 @@ class Books:
             await self._listeners.emit("on_final_stats", self._figures.final_stats())
 
     def _count(self, verdicts: Sequence[Verdict]) -> None:
-        queues: dict[str, tuple[Counter[Word], list[float]]] = {}
+        queues: dict[str, QueueCount] = {}
         for verdict in verdicts:
             outcome = verdict.outcome
-            known = queues.get(outcome.delivery.task.queue_id)
-            if known is None:
-                known = queues[outcome.delivery.task.queue_id] = (Counter(), [0.0])
-            known[0][outcome.word] += 1
-            known[1][0] += outcome.ended - outcome.started if outcome.started else 0.0
+            queue_id = outcome.delivery.task.queue_id
+            count = queues.get(queue_id)
+            if count is None:
+                count = queues[queue_id] = QueueCount()
+            if outcome.word is Word.SUCCESS:  # the rule, and a member of an enum is slow to hash
+                count.succeeded += 1
+            else:
+                count.words[outcome.word] += 1
+            if outcome.started:
+                count.busy += outcome.ended - outcome.started
         now = self._clock.now()
-        for queue_id, (words, busy) in queues.items():
-            self._figures.fenced += words[Word.LOST]
-            self._figures.count(queue_id, words, busy[0], now)
+        for queue_id, count in queues.items():
+            count.words[Word.SUCCESS] = count.succeeded
+            self._figures.fenced += count.words[Word.LOST]
+            self._figures.count(queue_id, count.words, count.busy, now)
+
+
+class QueueCount:
+    """What one settle did on one queue."""
+
+    __slots__ = ("busy", "succeeded", "words")
+
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.busy = 0.0
+        self.words: Counter[Word] = Counter()
 
 
 def _log_failures(verdicts: Sequence[Verdict]) -> None:

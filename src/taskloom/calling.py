@@ -27,19 +27,28 @@ def runs_in_thread(function: Callable[..., Any]) -> bool:
     return not inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
-def begin(context: Context, work: Awaitable[Any]) -> Awaitable[None] | None:
-    """Run `work` in `context` up to where it first waits; None: it is done already.
+def begin(
+    context: Context, function: Callable[..., Awaitable[Any]], *args: Any
+) -> Awaitable[None] | None:
+    """Call `function(*args)` in `context` up to where it first waits; None: it is done already.
 
     Await what is returned for the rest. A coroutine that never waits costs no further frame.
     """
-    coroutine = work if isinstance(work, types.CoroutineType) else _awaited(work)
     try:
-        waits_for = context.run(coroutine.send, None)
+        coroutine, waits_for = context.run(_first_step, function, args)
     except StopIteration:
         return None
     except GeneratorExit as error:
         raise _disguised(error) from error
     return _go_on(context, coroutine, waits_for)
+
+
+def _first_step(
+    function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+) -> tuple[Coroutine[Any, Any, Any], Any]:
+    work = function(*args)
+    coroutine = work if isinstance(work, types.CoroutineType) else _awaited(work)
+    return coroutine, coroutine.send(None)
 
 
 async def call_in_thread(
@@ -56,7 +65,7 @@ async def call_in_thread(
     if error is not None:
         raise error
     if inspect.isawaitable(answer):
-        rest = begin(context, answer)
+        rest = begin(context, _awaited, answer)
         if rest is not None:
             await rest
 

@@ -145,12 +145,15 @@ class SteppedCarrier:
         doubtful: set[str],
         steps: Steps,
     ) -> set[str]:
-        await self._give_rows_back(verdicts, rows, steps)
+        if rows:
+            await self._give_rows_back(verdicts, rows, steps)
         await _release(self._queue, verdicts, steps)
         kept = [verdict for verdict in verdicts if not verdict.released]
-        fenced = await steps.once("ask", lambda: self._no_longer_ours(kept, doubtful))
-        fenced = fenced | await self._store([v for v in kept if _id(v) not in fenced], rows, steps)
-        kept = [v for v in kept if _id(v) not in fenced]
+        fenced: set[str] = set()
+        if doubtful:
+            fenced |= await steps.once("ask", lambda: self._no_longer_ours(kept, doubtful))
+        fenced |= await self._store(_without(kept, fenced), rows, steps)
+        kept = _without(kept, fenced)
         if children := [child for v in kept for child in v.outcome.children]:
             await steps.once("children", lambda: self._parts.add_children(children))
         return fenced | await self._give_up(kept, steps)
@@ -172,8 +175,9 @@ class SteppedCarrier:
         self, verdicts: list[Verdict], rows: dict[str, Delivery], steps: Steps
     ) -> set[str]:
         """Rows that we hold are written under their lease, others are made."""
-        held = [v for v in verdicts if v.ending is not None and _id(v) in rows]
-        new = tuple(v.ending for v in verdicts if v.ending is not None and _id(v) not in rows)
+        told = [v for v in verdicts if v.ending is not None]
+        held = [v for v in told if _id(v) in rows]
+        new = tuple(v.ending for v in told if v.ending is not None and _id(v) not in rows)
         if new:
             made = Settlement(new, fenced=False)
             await steps.once("new rows", lambda: self._storage.settle(made))
@@ -213,6 +217,10 @@ class SteppedCarrier:
         if held:
             endings = tuple(Ending(row, TaskStatus.QUEUED, next=_queued(row)) for row in held)
             await steps.once("rows back", lambda: self._storage.settle(Settlement(endings)))
+
+
+def _without(verdicts: list[Verdict], fenced: set[str]) -> list[Verdict]:
+    return [v for v in verdicts if _id(v) not in fenced] if fenced else verdicts
 
 
 async def _release(queue: MessageQueue, verdicts: Sequence[Verdict], steps: Steps) -> None:

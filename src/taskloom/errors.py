@@ -5,6 +5,7 @@ TaskloomError
 │   ├── QueueUnavailableError    says which tasks were accepted and which were not
 │   └── StorageUnavailableError
 ├── InvalidTaskError             (ValueError) a task that no engine could keep; names the field
+├── InvalidFlowError             (ValueError) a flow that could never end: no step, no barrier, …
 ├── ForeignTaskError             (ValueError) an executor spoke about a task it was not given
 ├── TooManyChildrenError         one execution added more tasks than allowed
 ├── NestingError                 children of children of … beyond the limit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigurationError",
     "ForeignTaskError",
+    "InvalidFlowError",
     "InvalidTaskError",
     "MissingExtraError",
     "NestingError",
@@ -76,6 +78,10 @@ class StorageUnavailableError(UnavailableError):
 
 class InvalidTaskError(TaskloomError, ValueError):
     """A task that no engine could keep. The message starts with the name of the field."""
+
+
+class InvalidFlowError(TaskloomError, ValueError):
+    """A flow without steps, with a timeout that is not positive, or without a flow barrier."""
 
 
 class ForeignTaskError(TaskloomError, ValueError):

@@ -108,7 +108,9 @@ class Lane(ABC):
         """Let go of deliveries: waiting ones end as `word`, running ones are cancelled."""
         gone = [job for job in self.waiting if job[0] in deliveries]
         if gone:
-            self.waiting = deque(job for job in self.waiting if job[0] not in deliveries)
+            kept = [job for job in self.waiting if job[0] not in deliveries]
+            self.waiting.clear()  # in place: slots hold on to it
+            self.waiting.extend(kept)
         for delivery, holder in gone:
             holder.ended(Outcome(delivery, word))
         for task, jobs in self._tasks.items():
@@ -177,12 +179,13 @@ class Lane(ABC):
             raise TaskTimeoutError(f"cancelled after its timeout of {self._timeout:g} s")
 
     def _begin(self, work: Any, actions: Attempt | BatchCall) -> Awaitable[None] | None:
+        """User code up to where it first waits; None: it is done already."""
         context = self._settings.context.copy()
         context.run(running.set, actions)
         if self._threaded:
             threads = self._settings.threads()
             return call_in_thread(context, self._function, threads, work, actions)
-        return begin(context, self._function(work, actions))
+        return begin(context, self._function, work, actions)
 
     def _payload(self, task: Task[Any]) -> Task[Any]:
         wanted = self.executor.payload_type
@@ -190,9 +193,8 @@ class Lane(ABC):
             return task
         return msgspec.structs.replace(task, payload=msgspec.convert(task.payload, wanted))
 
-    def _refused(self, job: Job, now: float) -> Outcome | None:
+    def _refused(self, delivery: Delivery, holder: Holder, now: float) -> Outcome | None:
         """Why a delivery must not start: it expired, or its lease can no longer be trusted."""
-        delivery, holder = job
         if holder.trusted_until < now:
             return Outcome(delivery, Word.RELEASED)
         expires_at = delivery.task.expires_at

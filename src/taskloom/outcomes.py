@@ -11,6 +11,8 @@ from typing import Any
 
 from msgspec import UNSET, Struct
 
+from taskloom.flows import FlowStepResult, NewFlow
+from taskloom.projections import EntityTaskProjection
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["Delivery", "Ending", "Failure", "Outcome", "Settlement", "UnreadableRecord", "Word"]
@@ -82,6 +84,8 @@ class Outcome(Struct, frozen=True, eq=False, gc=False):
     """The task as it rescheduled itself."""
     delay: float = 0.0
     """How long a released task is to rest, in seconds."""
+    flows: tuple[NewFlow, ...] = ()
+    """Flows it started; their steps are among `children`."""
     started: float = 0.0
     """When the run began, on the clock's monotonic scale; 0: it never ran."""
     ended: float = 0.0
@@ -99,6 +103,12 @@ class Ending(Struct, frozen=True, eq=False, gc=False):
     next: Task[Any] | None = None
     children: tuple[Task[Any], ...] = ()
     """Tasks that exist exactly if this ending was accepted."""
+    flows: tuple[NewFlow, ...] = ()
+    """Flows that exist exactly if it was."""
+    step: FlowStepResult | None = None
+    """How the step of a flow ended for good; the flow is in the task's metadata."""
+    projections: tuple[EntityTaskProjection, ...] = ()
+    """Rows for the projections of the same engine, written exactly if it was accepted."""
 
 
 class Settlement(Struct, frozen=True, eq=False):
@@ -113,12 +123,18 @@ class Settlement(Struct, frozen=True, eq=False):
     - `revived` tasks go from a terminal status back to waiting, as they stand here.
     - `unqueued` ids go from QUEUED back to SCHEDULED: the queue did not take them.
     - `added` tasks are new; an id that is known is left as it is.
+    - `flows` are new; one that is known is left as it is.
+
+    What flows and steps say is for `FlowBarrier.settle`; a storage alone passes over it.
     """
 
     endings: tuple[Ending, ...] = ()
     fenced: bool = True
     added: tuple[Task[Any], ...] = ()
+    flows: tuple[NewFlow, ...] = ()
     cancelled: tuple[str, ...] = ()
     reason: str = ""
+    projecting: bool = False
+    """Whether rows of `EntityProjections` are to be written for flows that end by this plan."""
     revived: tuple[Task[Any], ...] = ()
     unqueued: tuple[str, ...] = ()

@@ -196,7 +196,7 @@ class TaskRunner:
             if outcome.word is Word.RELEASED:
                 result.locked.append(task)
                 continue
-            verdict = decide(outcome, None, around)
+            verdict = decide(outcome, _never_again, around)
             assert verdict.ending is not None
             ended = msgspec.structs.replace(
                 verdict.ending.next or task,
@@ -241,6 +241,10 @@ class _Sink:
 def _release(jobs: Iterable[Job]) -> None:
     for delivery, holder in jobs:
         holder.ended(Outcome(delivery, Word.RELEASED))
+
+
+def _never_again(task: Task[Any]) -> None:
+    """No executor, so no retry."""
 
 
 def _decoded(result: Any) -> Any:

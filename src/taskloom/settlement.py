@@ -7,6 +7,7 @@ and whether its delivery is acknowledged, put back, or released. Carrying it out
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -74,16 +75,19 @@ class Verdict(Struct, frozen=True, eq=False, gc=False):
     @property
     def released(self) -> bool:
         """Given up without a word on the task: nothing is written."""
-        return self.outcome.word in (Word.RELEASED, Word.LOST)
+        word = self.outcome.word
+        return word is Word.RELEASED or word is Word.LOST
 
 
-def decide(outcome: Outcome, executor: Executor | None, around: Circumstances) -> Verdict:
+def decide(
+    outcome: Outcome, executor_of: Callable[[Task[Any]], Executor | None], around: Circumstances
+) -> Verdict:
     """What follows from `outcome`."""
     match outcome.word:
         case Word.SUCCESS:
             return _succeeded(outcome, around)
         case Word.FAILURE:
-            return _failed(outcome, executor, around)
+            return _failed(outcome, executor_of(outcome.delivery.task), around)
         case Word.RESCHEDULED:
             return _rescheduled(outcome, around)
         case Word.IGNORED:

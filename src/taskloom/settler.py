@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import NamedTuple
+from itertools import groupby
+from operator import itemgetter
+from typing import TypeAlias
 
 from taskloom.carriers import Carrier, SettlerParts, SteppedCarrier, Steps, WholeCarrier
 from taskloom.errors import UnavailableError
@@ -28,11 +30,8 @@ LIMIT = 1000
 """Outcomes in one settle."""
 
 
-class Settled(NamedTuple):
-    """An outcome and the claim it belongs to."""
-
-    outcome: Outcome
-    claim: Claim
+Settled: TypeAlias = tuple[Outcome, Claim]
+"""An outcome and the claim it belongs to. A plain tuple: one is made for every task."""
 
 
 class Settler:
@@ -52,7 +51,7 @@ class Settler:
         collected = self._collected
         if not collected:
             asyncio.get_running_loop().call_soon(self._hand_over)
-        collected.append(Settled(outcome, claim))
+        collected.append((outcome, claim))
         if len(collected) >= LIMIT:
             self._hand_over()
 
@@ -79,7 +78,7 @@ class Settler:
             try:
                 await self._until_done([item])
             except Exception:
-                task = item.outcome.delivery.task
+                task = item[0].delivery.task
                 _log.exception(
                     "task %s (%s) cannot be settled; it will be delivered again after its lease",
                     task.id,
@@ -96,7 +95,7 @@ class Settler:
 
     async def _repeat(self, group: list[Settled], verdicts: list[Verdict]) -> None:
         steps = Steps()
-        rows = {id: row for item in group for id, row in item.claim.rows.items()}
+        rows = {id: row for claim in _claims(group) for id, row in claim.rows.items()}
         while True:
             try:
                 async with asyncio.timeout(self._parts.call_limit):
@@ -123,19 +122,17 @@ class Settler:
             horizon=parts.horizon,
         )
         executor_of = parts.executor_of
-        return [
-            decide(item.outcome, executor_of(item.outcome.delivery.task), around) for item in group
-        ]
+        return [decide(outcome, executor_of, around) for outcome, _ in group]
 
     async def _finish(
         self, group: list[Settled], verdicts: list[Verdict], fenced: set[str]
     ) -> None:
         await self._unlock(group)
-        for item, verdict in zip(group, verdicts, strict=True):
-            lost = bool(fenced) and item.outcome.delivery.task.id in fenced
-            _tally(item.claim, "released" if lost else _name(verdict))
-        done = [v for v in verdicts if v.outcome.delivery.task.id not in fenced]
-        out = [v for v in verdicts if v.outcome.delivery.task.id in fenced] if fenced else []
+        _tally(group, verdicts, fenced)
+        done, out = verdicts, list[Verdict]()
+        if fenced:
+            done = [v for v in verdicts if v.outcome.delivery.task.id not in fenced]
+            out = [v for v in verdicts if v.outcome.delivery.task.id in fenced]
         try:
             await self._parts.report(done, out)
         except Exception:
@@ -145,22 +142,27 @@ class Settler:
     async def _unlock(self, group: list[Settled]) -> None:
         try:
             async with asyncio.timeout(self._parts.call_limit):
-                await self._parts.locks.release(item.outcome.delivery for item in group)
+                await self._parts.locks.release([outcome.delivery for outcome, _ in group])
         except (UnavailableError, TimeoutError) as error:
             _log.warning("task locks could not be released: %s; they end by themselves", error)
 
     def _close(self, group: Iterable[Settled]) -> None:
-        for item in group:
-            item.claim.close((item.outcome.delivery.task.id,))
+        for claim, items in groupby(group, itemgetter(1)):
+            claim.close([outcome.delivery.task.id for outcome, _ in items])
         self._parts.on_settled()
 
     def _doubtful(self, group: list[Settled]) -> set[str]:
         """Whose lease can no longer be trusted without asking."""
         now = self._parts.clock.monotonic()
-        return {i.outcome.delivery.task.id for i in group if i.claim.trusted_until < now}
+        late = {claim for claim in _claims(group) if claim.trusted_until < now}
+        return {o.delivery.task.id for o, claim in group if claim in late} if late else set()
 
     def _trusted_until(self, group: list[Settled]) -> float:
-        return max(item.claim.trusted_until for item in group)
+        return max(claim.trusted_until for claim in _claims(group))
+
+
+def _claims(group: Iterable[Settled]) -> set[Claim]:
+    return {claim for _, claim in group}
 
 
 def _name(verdict: Verdict) -> str:
@@ -175,5 +177,9 @@ def _name(verdict: Verdict) -> str:
     return "failed" if verdict.status is TaskStatus.FAILED else "ignored"
 
 
-def _tally(claim: Claim, name: str) -> None:
-    claim.tally[name] = claim.tally.get(name, 0) + 1
+def _tally(group: list[Settled], verdicts: list[Verdict], fenced: set[str]) -> None:
+    for (outcome, claim), verdict in zip(group, verdicts, strict=True):
+        name = _name(verdict)
+        if fenced and outcome.delivery.task.id in fenced:
+            name = "released"
+        claim.tally[name] = claim.tally.get(name, 0) + 1

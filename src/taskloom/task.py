@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -18,6 +18,9 @@ from taskloom.identity import new_id
 
 __all__ = [
     "EntityRef",
+    "FailurePolicy",
+    "FlowJoin",
+    "FlowMeta",
     "PayloadT",
     "Task",
     "TaskMetadata",
@@ -67,12 +70,39 @@ class EntityRef(Struct, frozen=True):
     type: str
 
 
+FailurePolicy: TypeAlias = Literal["continue", "abort"]
+"""What the final failure of a step means: its flow goes on, or hands its join over at once."""
+
+
+class FlowJoin(Struct, frozen=True):
+    """The task that gets the results of all steps of a flow."""
+
+    type: str
+    queue_id: str
+
+
+class FlowMeta(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Which part of which flow a task is."""
+
+    flow_id: str
+    step_index: int
+    """From 0; -1 for the join and the sentinel."""
+    total_steps: int
+    join: FlowJoin
+    failure_policy: FailurePolicy = "continue"
+    is_join: bool = False
+    is_timeout: bool = False
+    entity: EntityRef | None = None
+    """What the whole flow works on."""
+
+
 class TaskMetadata(Struct, frozen=True, omit_defaults=True):
     """What travels with a task besides its payload, which Taskloom never touches."""
 
     log_context: dict[str, str] | None = None
     depth: int = 0
     """How many tasks stand above this one along the line of its parents."""
+    flow: FlowMeta | None = None
 
 
 NO_METADATA = TaskMetadata()

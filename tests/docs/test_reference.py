@@ -17,7 +17,7 @@ from taskloom import Retention, TaskHandlerConfig
 from taskloom.cli.app import app
 from taskloom.enqueue_options import EnqueueOptions
 from taskloom.executors import _Options
-from taskloom.interfaces import QueueFeatures
+from taskloom.interfaces import EntityProjections, FlowBarrier, QueueFeatures
 from taskloom.interfaces.cache import Cache
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskArchive, TaskStorage
@@ -107,7 +107,14 @@ def test_every_method_and_feature_of_an_engine_is_listed() -> None:
         row.names[0]: set(re.findall(r"`(\w+)`", row.cells[2]))
         for row in rows("guides/engines.md", "Writing an engine")
     }
-    for interface in (MessageQueue, TaskStorage, TaskArchive, Cache):
+    for interface in (
+        MessageQueue,
+        TaskStorage,
+        TaskArchive,
+        Cache,
+        FlowBarrier,
+        EntityProjections,
+    ):
         assert table[interface.__name__] == set(interface.__abstractmethods__)
     features = rows("guides/engines.md", "What every engine keeps")
     assert {row.names[0]: row.cells[1].strip("`") for row in features} == {

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from taskloom import SingleTaskExecutor, Task, TaskStatus
+from taskloom.executors import Executor
 from taskloom.failures import failure_of
 from taskloom.outcomes import Delivery, Outcome, Word
 from taskloom.settlement import LIBRARY_STATS, Circumstances, Verdict, decide
@@ -36,6 +37,10 @@ def outcome(word: Word, *, status: TaskStatus = TaskStatus.SCHEDULED, **fields: 
     return Outcome(Delivery(task, None, fields.pop("count", 1)), word, **fields)
 
 
+def decided(outcome: Outcome, executor: Executor | None, around: Circumstances) -> Verdict:
+    return decide(outcome, lambda task: executor, around)
+
+
 def child() -> Task[Any]:
     return Task(type="c", queue_id="q", payload=None)
 
@@ -45,7 +50,7 @@ def child() -> Task[Any]:
 
 def test_success_where_the_storage_is_the_queue_is_written() -> None:
     made = child()
-    verdict = decide(
+    verdict = decided(
         outcome(Word.SUCCESS, result=msgspec.Raw(b"1"), children=(made,)), KEEPING, ONE
     )
     assert verdict.status is TaskStatus.EXECUTED
@@ -57,12 +62,12 @@ def test_success_where_the_storage_is_the_queue_is_written() -> None:
 
 
 def test_success_of_what_only_the_queue_knows_writes_nothing() -> None:
-    verdict = decide(outcome(Word.SUCCESS), KEEPING, TWO)
+    verdict = decided(outcome(Word.SUCCESS), KEEPING, TWO)
     assert (verdict.status, verdict.ending, verdict.back) == (TaskStatus.EXECUTED, None, None)
 
 
 def test_success_of_a_stored_task_is_written_beside_the_queue() -> None:
-    verdict = decide(outcome(Word.SUCCESS, status=TaskStatus.QUEUED), KEEPING, TWO)
+    verdict = decided(outcome(Word.SUCCESS, status=TaskStatus.QUEUED), KEEPING, TWO)
     assert verdict.ending is not None
     assert verdict.ending.status is TaskStatus.EXECUTED
     assert verdict.ending.result is UNSET
@@ -70,7 +75,7 @@ def test_success_of_a_stored_task_is_written_beside_the_queue() -> None:
 
 def test_a_note_joins_the_earlier_stats() -> None:
     noted = outcome(Word.SUCCESS, notes={"result_dropped": 9}, execution_stats={"mine": 1})
-    verdict = decide(noted, KEEPING, ONE)
+    verdict = decided(noted, KEEPING, ONE)
     assert verdict.ending is not None
     assert verdict.ending.stats == {"mine": 1, "result_dropped": 9}
 
@@ -79,7 +84,7 @@ def test_a_note_joins_the_earlier_stats() -> None:
 
 
 def test_a_retry_counts_one_up_keeps_its_id_and_is_due_later() -> None:
-    verdict = decide(outcome(Word.FAILURE, retries=2, retry_count=1), KEEPING, ONE)
+    verdict = decided(outcome(Word.FAILURE, retries=2, retry_count=1), KEEPING, ONE)
     assert verdict.will_retry
     assert verdict.next_attempt_at == NOW + timedelta(seconds=8)
     assert verdict.status is TaskStatus.SCHEDULED
@@ -92,7 +97,7 @@ def test_a_retry_counts_one_up_keeps_its_id_and_is_due_later() -> None:
 
 
 def test_a_retry_of_what_only_the_queue_knows_goes_back_to_it() -> None:
-    verdict = decide(outcome(Word.FAILURE, retries=1), FORGETTING, TWO)
+    verdict = decided(outcome(Word.FAILURE, retries=1), FORGETTING, TWO)
     assert verdict.ending is None
     assert verdict.back is not None
     assert verdict.back.retry_count == 1
@@ -110,7 +115,7 @@ def test_a_retry_of_what_only_the_queue_knows_goes_back_to_it() -> None:
 def test_a_retry_of_what_is_or_should_be_stored_is_stored_and_queued(
     executor: SingleTaskExecutor, status: TaskStatus
 ) -> None:
-    verdict = decide(outcome(Word.FAILURE, status=status, retries=1), executor, TWO)
+    verdict = decided(outcome(Word.FAILURE, status=status, retries=1), executor, TWO)
     assert verdict.status is TaskStatus.QUEUED
     assert verdict.ending is not None
     assert verdict.ending.next is not None
@@ -119,19 +124,19 @@ def test_a_retry_of_what_is_or_should_be_stored_is_stored_and_queued(
 
 
 def test_a_retry_beyond_the_horizon_waits_in_the_storage() -> None:
-    verdict = decide(outcome(Word.FAILURE, retries=1, retry_after=121.0), FORGETTING, TWO)
+    verdict = decided(outcome(Word.FAILURE, retries=1, retry_after=121.0), FORGETTING, TWO)
     assert verdict.back is None
     assert verdict.ending is not None
     assert verdict.ending.status is TaskStatus.SCHEDULED
 
 
 def test_a_retry_at_the_horizon_still_goes_to_the_queue() -> None:
-    verdict = decide(outcome(Word.FAILURE, retries=1, retry_after=120.0), FORGETTING, TWO)
+    verdict = decided(outcome(Word.FAILURE, retries=1, retry_after=120.0), FORGETTING, TWO)
     assert verdict.back is not None
 
 
 def test_a_retry_waits_in_the_storage_where_the_queue_cannot_delay() -> None:
-    verdict = decide(outcome(Word.FAILURE, retries=1), FORGETTING, NO_DELAY)
+    verdict = decided(outcome(Word.FAILURE, retries=1), FORGETTING, NO_DELAY)
     assert verdict.back is None
     assert verdict.ending is not None
     assert verdict.ending.status is TaskStatus.SCHEDULED
@@ -141,7 +146,7 @@ def test_a_retry_waits_in_the_storage_where_the_queue_cannot_delay() -> None:
 
 
 def test_the_last_failure_of_a_stored_task_is_failed_in_the_storage() -> None:
-    verdict = decide(outcome(Word.FAILURE, status=TaskStatus.QUEUED), FORGETTING, TWO)
+    verdict = decided(outcome(Word.FAILURE, status=TaskStatus.QUEUED), FORGETTING, TWO)
     assert verdict.status is TaskStatus.FAILED
     assert not verdict.discarded
     assert verdict.ending is not None
@@ -149,26 +154,26 @@ def test_the_last_failure_of_a_stored_task_is_failed_in_the_storage() -> None:
 
 
 def test_the_last_failure_with_store_on_failure_is_stored() -> None:
-    verdict = decide(outcome(Word.FAILURE), KEEPING, TWO)
+    verdict = decided(outcome(Word.FAILURE), KEEPING, TWO)
     assert verdict.ending is not None
     assert verdict.ending.status is TaskStatus.FAILED
 
 
 def test_the_last_failure_that_nobody_wants_is_discarded() -> None:
-    verdict = decide(outcome(Word.FAILURE), FORGETTING, TWO)
+    verdict = decided(outcome(Word.FAILURE), FORGETTING, TWO)
     assert verdict.discarded
     assert (verdict.status, verdict.ending) == (TaskStatus.FAILED, None)
 
 
 def test_where_the_storage_is_the_queue_nothing_is_discarded() -> None:
-    verdict = decide(outcome(Word.FAILURE), FORGETTING, ONE)
+    verdict = decided(outcome(Word.FAILURE), FORGETTING, ONE)
     assert not verdict.discarded
     assert verdict.ending is not None
 
 
 def test_a_failed_attempt_that_spoke_keeps_its_children() -> None:
     made = child()
-    verdict = decide(outcome(Word.FAILURE, retries=1, children=(made,)), KEEPING, ONE)
+    verdict = decided(outcome(Word.FAILURE, retries=1, children=(made,)), KEEPING, ONE)
     assert verdict.ending is not None
     assert verdict.ending.children == (made,)
 
@@ -178,7 +183,7 @@ def test_a_failed_attempt_that_spoke_keeps_its_children() -> None:
 
 def test_meta_cannot_set_what_is_the_librarys(caplog: pytest.LogCaptureFixture) -> None:
     meta = dict.fromkeys(LIBRARY_STATS, "mine") | {"step": 3}
-    verdict = decide(outcome(Word.FAILURE, meta=meta), KEEPING, ONE)
+    verdict = decided(outcome(Word.FAILURE, meta=meta), KEEPING, ONE)
     assert verdict.ending is not None
     stats = verdict.ending.stats
     assert stats == {"step": 3, "last_error": "no", "failed_at": NOW.isoformat()}
@@ -186,11 +191,11 @@ def test_meta_cannot_set_what_is_the_librarys(caplog: pytest.LogCaptureFixture) 
 
 
 def test_the_stack_is_there_for_exceptions_only() -> None:
-    with_stack = decide(outcome(Word.FAILURE, failure=failure_of(KeyError("k"))), KEEPING, ONE)
+    with_stack = decided(outcome(Word.FAILURE, failure=failure_of(KeyError("k"))), KEEPING, ONE)
     assert with_stack.ending is not None
     assert with_stack.ending.stats is not None
     assert "KeyError" in with_stack.ending.stats["last_error_stack"]
-    without = decide(outcome(Word.FAILURE), KEEPING, ONE)
+    without = decided(outcome(Word.FAILURE), KEEPING, ONE)
     assert without.ending is not None
     assert without.ending.stats is not None
     assert "last_error_stack" not in without.ending.stats
@@ -203,7 +208,7 @@ def test_the_stack_is_there_for_exceptions_only() -> None:
 def test_earlier_stats_stay_and_the_users_are_added(
     earlier: dict[str, int], meta: dict[str, int] | None
 ) -> None:
-    verdict = decide(outcome(Word.FAILURE, meta=meta, execution_stats=earlier), KEEPING, ONE)
+    verdict = decided(outcome(Word.FAILURE, meta=meta, execution_stats=earlier), KEEPING, ONE)
     assert verdict.ending is not None
     expected = {**earlier, **(meta or {})}
     assert verdict.ending.stats is not None
@@ -215,7 +220,7 @@ def test_earlier_stats_stay_and_the_users_are_added(
 
 @pytest.mark.parametrize("around", [ONE, TWO], ids=["one", "two"])
 def test_what_has_no_executor_is_kept_as_ignored(around: Circumstances) -> None:
-    verdict = decide(outcome(Word.IGNORED), None, around)
+    verdict = decided(outcome(Word.IGNORED), None, around)
     assert verdict.status is TaskStatus.IGNORED
     assert verdict.ending is not None
     assert verdict.ending.stats is not None
@@ -224,13 +229,13 @@ def test_what_has_no_executor_is_kept_as_ignored(around: Circumstances) -> None:
 
 @pytest.mark.parametrize("around", [ONE, TWO], ids=["one", "two"])
 def test_what_came_too_late_is_kept_as_expired(around: Circumstances) -> None:
-    verdict = decide(outcome(Word.EXPIRED), KEEPING, around)
+    verdict = decided(outcome(Word.EXPIRED), KEEPING, around)
     assert verdict.ending is not None
     assert verdict.ending.status is TaskStatus.EXPIRED
 
 
 def test_poison_is_failed_for_good_whatever_retries_are_left() -> None:
-    verdict = decide(outcome(Word.POISON, retries=9, count=6), KEEPING, TWO)
+    verdict = decided(outcome(Word.POISON, retries=9, count=6), KEEPING, TWO)
     assert (verdict.status, verdict.will_retry) == (TaskStatus.FAILED, False)
     assert verdict.ending is not None
     assert verdict.ending.stats is not None
@@ -240,7 +245,7 @@ def test_poison_is_failed_for_good_whatever_retries_are_left() -> None:
 @pytest.mark.parametrize("word", [Word.RELEASED, Word.LOST])
 @pytest.mark.parametrize("around", [ONE, TWO], ids=["one", "two"])
 def test_what_is_given_up_writes_nothing(word: Word, around: Circumstances) -> None:
-    verdict = decide(outcome(word), KEEPING, around)
+    verdict = decided(outcome(word), KEEPING, around)
     assert verdict.released
     assert (verdict.ending, verdict.back) == (None, None)
 
@@ -249,7 +254,7 @@ def test_a_task_that_rescheduled_itself_goes_on_as_it_said() -> None:
     ended = outcome(Word.RESCHEDULED)
     task = ended.delivery.task
     again = task.replace(payload=2, execute_at=NOW + timedelta(hours=1))
-    verdict = decide(msgspec.structs.replace(ended, next=again), KEEPING, ONE)
+    verdict = decided(msgspec.structs.replace(ended, next=again), KEEPING, ONE)
     assert not verdict.will_retry
     assert verdict.ending is not None
     assert verdict.ending.next is not None
@@ -288,7 +293,7 @@ def test_every_outcome_has_one_verdict_that_holds_together(
         retry_count=retry_count,
         retry_after=retry_after,
     )
-    _holds_together(decide(ended, KEEPING if keeping else FORGETTING, around), around)
+    _holds_together(decided(ended, KEEPING if keeping else FORGETTING, around), around)
 
 
 def _holds_together(verdict: Verdict, around: Circumstances) -> None:

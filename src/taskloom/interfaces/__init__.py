@@ -1,6 +1,14 @@
 """What an engine is made of. Write your own against these; `taskloom.testing` checks it."""
 
 from taskloom.interfaces.cache import Cache
+from taskloom.interfaces.entity_projections import EntityProjections
+from taskloom.interfaces.flow_barrier import (
+    BarrierState,
+    FlowBarrier,
+    FlowNews,
+    FlowRecord,
+    FlowSettled,
+)
 from taskloom.interfaces.message_queue import MessageQueue, QueueFeatures
 from taskloom.interfaces.task_storage import (
     CleanupStats,
@@ -12,11 +20,17 @@ from taskloom.interfaces.task_storage import (
 from taskloom.outcomes import Delivery, Ending, Settlement, UnreadableRecord
 
 __all__ = [
+    "BarrierState",
     "Cache",
     "CleanupStats",
     "DeadRecord",
     "Delivery",
     "Ending",
+    "EntityProjections",
+    "FlowBarrier",
+    "FlowNews",
+    "FlowRecord",
+    "FlowSettled",
     "MessageQueue",
     "QueueFeatures",
     "Settlement",

@@ -1,0 +1,209 @@
+"""Flows: many steps side by side, then one join with what became of each. Values, no I/O.
+
+The ids of steps, sentinel and join derive from the flow's id: whoever makes them, after whatever
+crash, makes the same tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from taskloom.clock import Seconds, seconds
+from taskloom.codec import to_builtins
+from taskloom.errors import InvalidFlowError
+from taskloom.identity import derive_id
+from taskloom.task import EntityRef, FailurePolicy, FlowJoin, FlowMeta, Task, TaskMetadata
+
+__all__ = [
+    "TIMEOUT_TYPE",
+    "FlowEnd",
+    "FlowResults",
+    "FlowStep",
+    "FlowStepResult",
+    "NewFlow",
+    "StepStatus",
+    "flow_results",
+    "join_id",
+    "join_task",
+    "new_flow",
+    "step_id",
+]
+
+TIMEOUT_TYPE = "_flow.timeout"
+"""The type of the task that ends a flow when its time is over; Taskloom itself runs it."""
+
+StepStatus: TypeAlias = Literal["success", "fail"]
+FlowEnd: TypeAlias = Literal["completed", "aborted", "timed_out"]
+"""How a flow came to hand over its join."""
+
+
+class FlowStep(Struct, frozen=True):
+    """One task of a flow. `payload` reaches its executor as it is."""
+
+    type: str
+    queue_id: str
+    payload: Any
+    entity: EntityRef | None = None
+
+
+class FlowStepResult(Struct, frozen=True):
+    """How one step ended for good."""
+
+    step_index: int
+    status: StepStatus
+    result: Any = None
+    """What it returned; `{"result_dropped": bytes}` where that was too large to keep."""
+    error: str | None = None
+
+
+class FlowResults(Struct, frozen=True):
+    """What a join is given: the steps that counted, ordered by their index."""
+
+    flow_id: str
+    steps: list[FlowStepResult]
+    aborted: bool = False
+    timed_out: bool = False
+    barrier_lost: bool = False
+    """The barrier had been lost while steps ran: `steps` are those the storage still knew."""
+
+
+class NewFlow(Struct, frozen=True):
+    """What a barrier keeps of a flow that starts."""
+
+    flow_id: str
+    total_steps: int
+    join: Task[Any]
+    """The join task, still without results: what `join_task` makes the real one from."""
+
+
+def new_flow(
+    flow_id: str,
+    steps: Sequence[FlowStep],
+    join: FlowJoin,
+    *,
+    failure_policy: FailurePolicy = "continue",
+    timeout: Seconds | None = None,
+    entity: EntityRef | None = None,
+    now: datetime,
+    log_context: dict[str, str] | None = None,
+    depth: int = 0,
+) -> tuple[NewFlow, list[Task[Any]]]:
+    """A flow's barrier entry, and its tasks: the steps by index, then the sentinel if it has one.
+
+    Raises `InvalidFlowError` for what could never end, `TypeError` for what is no step or join.
+    """
+    limit = _check(steps, join, failure_policy, timeout)
+    meta = FlowMeta(
+        flow_id=flow_id,
+        step_index=-1,
+        total_steps=len(steps),
+        join=join,
+        failure_policy=failure_policy,
+        entity=entity,
+    )
+    shared: dict[str, Any] = {
+        "execute_at": now,
+        "created_at": now,
+        "updated_at": now,
+        "force_store": True,
+    }
+    own = TaskMetadata(log_context, depth)
+    tasks = [
+        Task(
+            id=step_id(flow_id, index),
+            type=step.type,
+            queue_id=step.queue_id,
+            payload=step.payload,
+            entity=step.entity,
+            metadata=replace(own, flow=replace(meta, step_index=index)),
+            **shared,
+        )
+        for index, step in enumerate(steps)
+    ]
+    if limit is not None:
+        sentinel = Task(
+            id=derive_id(flow_id, "timeout"),
+            type=TIMEOUT_TYPE,
+            queue_id=join.queue_id,
+            payload=None,
+            metadata=replace(own, flow=replace(meta, is_timeout=True)),
+            **{**shared, "execute_at": now + limit},
+        )
+        tasks.append(sentinel)
+    template: Task[Any] = Task(
+        id=join_id(flow_id),
+        type=join.type,
+        queue_id=join.queue_id,
+        payload=None,
+        metadata=replace(own, flow=replace(meta, is_join=True)),
+        **shared,
+    )
+    return NewFlow(flow_id, len(steps), template), tasks
+
+
+def step_id(flow_id: str, index: int) -> str:
+    """The id of a flow's step."""
+    return derive_id(flow_id, "step", str(index))
+
+
+def join_id(flow_id: str) -> str:
+    """The id of a flow's join task."""
+    return derive_id(flow_id, "join")
+
+
+def join_task(
+    template: Task[Any],
+    steps: Iterable[FlowStepResult],
+    *,
+    now: datetime,
+    end: FlowEnd = "completed",
+    barrier_lost: bool = False,
+) -> Task[Any]:
+    """The join as it is handed over, due at once. `steps` are ordered by their index."""
+    meta = template.metadata.flow
+    assert meta is not None, "a join knows its flow"
+    results = FlowResults(
+        meta.flow_id,
+        list(steps),
+        aborted=end == "aborted",
+        timed_out=end == "timed_out",
+        barrier_lost=barrier_lost,
+    )
+    payload = {"flow_results": to_builtins(results)}
+    return replace(template, payload=payload, execute_at=now, created_at=now, updated_at=now)
+
+
+def flow_results(task: Task[Any]) -> FlowResults:
+    """What the join task `task` was given. Raises `TypeError` for a task that is no join."""
+    try:
+        return msgspec.convert(task.payload["flow_results"], FlowResults)
+    except (KeyError, TypeError, msgspec.ValidationError):
+        raise TypeError(f"task {task.id} ({task.type}) is not the join of a flow") from None
+
+
+def _check(
+    steps: Sequence[FlowStep], join: FlowJoin, failure_policy: str, timeout: Seconds | None
+) -> timedelta | None:
+    if not steps:
+        raise InvalidFlowError("steps: a flow needs at least one")
+    for step in steps:
+        if not isinstance(step, FlowStep):
+            raise TypeError(f"steps: expected FlowStep values, not {type(step).__name__}")
+    if not isinstance(join, FlowJoin):
+        raise TypeError(f"join: expected a FlowJoin, not {type(join).__name__}")
+    if failure_policy not in ("continue", "abort"):
+        raise InvalidFlowError(
+            f'failure_policy: must be "continue" or "abort", not {failure_policy!r:.80}'
+        )
+    if timeout is None:
+        return None
+    limit = seconds(timeout, "timeout")
+    if limit <= 0:
+        raise InvalidFlowError("timeout: must be more than 0 seconds; None means no timeout")
+    return timedelta(seconds=limit)
