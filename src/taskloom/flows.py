@@ -6,7 +6,7 @@ crash, makes the same tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +18,15 @@ from taskloom.clock import Seconds, seconds
 from taskloom.codec import to_builtins
 from taskloom.errors import InvalidFlowError
 from taskloom.identity import derive_id
-from taskloom.task import EntityRef, FailurePolicy, FlowJoin, FlowMeta, Task, TaskMetadata
+from taskloom.task import (
+    EntityRef,
+    FailurePolicy,
+    FlowJoin,
+    FlowMeta,
+    Task,
+    TaskMetadata,
+    check_entity,
+)
 
 __all__ = [
     "TIMEOUT_TYPE",
@@ -28,11 +36,16 @@ __all__ = [
     "FlowStepResult",
     "NewFlow",
     "StepStatus",
+    "check_flow",
+    "early_end",
     "flow_results",
+    "is_copy",
     "join_id",
     "join_task",
+    "join_template",
     "new_flow",
     "step_id",
+    "timeout_id",
 ]
 
 TIMEOUT_TYPE = "_flow.timeout"
@@ -91,14 +104,14 @@ def new_flow(
     timeout: Seconds | None = None,
     entity: EntityRef | None = None,
     now: datetime,
-    log_context: dict[str, str] | None = None,
-    depth: int = 0,
+    adopt: Callable[[Task[Any]], Task[Any]] = lambda task: task,
 ) -> tuple[NewFlow, list[Task[Any]]]:
     """A flow's barrier entry, and its tasks: the steps by index, then the sentinel if it has one.
 
-    Raises `InvalidFlowError` for what could never end, `TypeError` for what is no step or join.
+    `adopt` completes and checks each task, the join included. Raises `InvalidFlowError` for what
+    could never end, `TypeError` for what is no step or join.
     """
-    limit = _check(steps, join, failure_policy, timeout)
+    limit = check_flow(steps, join, failure_policy, timeout, entity)
     meta = FlowMeta(
         flow_id=flow_id,
         step_index=-1,
@@ -107,13 +120,7 @@ def new_flow(
         failure_policy=failure_policy,
         entity=entity,
     )
-    shared: dict[str, Any] = {
-        "execute_at": now,
-        "created_at": now,
-        "updated_at": now,
-        "force_store": True,
-    }
-    own = TaskMetadata(log_context, depth)
+    times: dict[str, Any] = {"execute_at": now, "created_at": now, "updated_at": now}
     tasks = [
         Task(
             id=step_id(flow_id, index),
@@ -121,30 +128,45 @@ def new_flow(
             queue_id=step.queue_id,
             payload=step.payload,
             entity=step.entity,
-            metadata=replace(own, flow=replace(meta, step_index=index)),
-            **shared,
+            metadata=TaskMetadata(flow=replace(meta, step_index=index)),
+            force_store=True,
+            **times,
         )
         for index, step in enumerate(steps)
     ]
     if limit is not None:
-        sentinel = Task(
-            id=derive_id(flow_id, "timeout"),
+        sentinel: Task[Any] = Task(
+            id=timeout_id(flow_id),
             type=TIMEOUT_TYPE,
             queue_id=join.queue_id,
             payload=None,
-            metadata=replace(own, flow=replace(meta, is_timeout=True)),
-            **{**shared, "execute_at": now + limit},
+            metadata=TaskMetadata(flow=replace(meta, is_timeout=True)),
+            force_store=True,
+            **{**times, "execute_at": now + limit},
         )
         tasks.append(sentinel)
-    template: Task[Any] = Task(
-        id=join_id(flow_id),
-        type=join.type,
-        queue_id=join.queue_id,
-        payload=None,
-        metadata=replace(own, flow=replace(meta, is_join=True)),
-        **shared,
+    template = join_template(TaskMetadata(flow=meta), now)
+    return NewFlow(flow_id, len(steps), adopt(template)), [adopt(task) for task in tasks]
+
+
+def join_template(
+    metadata: TaskMetadata, now: datetime, *, barrier_lost: bool = False
+) -> Task[Any]:
+    """The join, still without results, of the flow that `metadata` (of any of its tasks) names."""
+    meta = metadata.flow
+    assert meta is not None, "a task of a flow knows its flow"
+    join = replace(meta, step_index=-1, is_join=True, is_timeout=False)
+    return Task(
+        id=join_id(meta.flow_id),
+        type=meta.join.type,
+        queue_id=meta.join.queue_id,
+        payload={"barrier_lost": True} if barrier_lost else None,
+        metadata=replace(metadata, flow=join),
+        force_store=True,
+        execute_at=now,
+        created_at=now,
+        updated_at=now,
     )
-    return NewFlow(flow_id, len(steps), template), tasks
 
 
 def step_id(flow_id: str, index: int) -> str:
@@ -157,13 +179,27 @@ def join_id(flow_id: str) -> str:
     return derive_id(flow_id, "join")
 
 
+def timeout_id(flow_id: str) -> str:
+    """The id of a flow's sentinel."""
+    return derive_id(flow_id, "timeout")
+
+
+def is_copy(task: Task[Any]) -> bool:
+    """Whether `task` was copied from a step or a sentinel, and would count in its place."""
+    meta = task.metadata.flow
+    if meta is None or meta.is_join:
+        return False
+    if meta.is_timeout:
+        return task.id != timeout_id(meta.flow_id)
+    return task.id != step_id(meta.flow_id, meta.step_index)
+
+
 def join_task(
     template: Task[Any],
     steps: Iterable[FlowStepResult],
     *,
     now: datetime,
     end: FlowEnd = "completed",
-    barrier_lost: bool = False,
 ) -> Task[Any]:
     """The join as it is handed over, due at once. `steps` are ordered by their index."""
     meta = template.metadata.flow
@@ -173,7 +209,7 @@ def join_task(
         list(steps),
         aborted=end == "aborted",
         timed_out=end == "timed_out",
-        barrier_lost=barrier_lost,
+        barrier_lost=template.payload is not None,
     )
     payload = {"flow_results": to_builtins(results)}
     return replace(template, payload=payload, execute_at=now, created_at=now, updated_at=now)
@@ -187,9 +223,28 @@ def flow_results(task: Task[Any]) -> FlowResults:
         raise TypeError(f"task {task.id} ({task.type}) is not the join of a flow") from None
 
 
-def _check(
-    steps: Sequence[FlowStep], join: FlowJoin, failure_policy: str, timeout: Seconds | None
+def early_end(join: Task[Any]) -> FlowEnd | None:
+    """Whether the flow of the join task `join` was aborted or timed out; else None."""
+    try:
+        results = flow_results(join)
+    except TypeError:
+        return None
+    if results.aborted:
+        return "aborted"
+    return "timed_out" if results.timed_out else None
+
+
+def check_flow(
+    steps: Sequence[FlowStep],
+    join: FlowJoin,
+    failure_policy: str,
+    timeout: Seconds | None,
+    entity: EntityRef | None,
 ) -> timedelta | None:
+    """The timeout, if there is one.
+
+    Raises `InvalidFlowError`, `InvalidTaskError` or `TypeError`, naming the option.
+    """
     if not steps:
         raise InvalidFlowError("steps: a flow needs at least one")
     for step in steps:
@@ -201,6 +256,8 @@ def _check(
         raise InvalidFlowError(
             f'failure_policy: must be "continue" or "abort", not {failure_policy!r:.80}'
         )
+    if entity is not None:
+        check_entity(entity)
     if timeout is None:
         return None
     limit = seconds(timeout, "timeout")

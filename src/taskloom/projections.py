@@ -7,11 +7,22 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import UNSET, Struct
 
+from taskloom.errors import InvalidTaskError
 from taskloom.task import Task
 
-__all__ = ["EntityTaskProjection", "ProjectionStatus", "build_projection"]
+__all__ = [
+    "FLOW_ERRORS",
+    "EntityTaskProjection",
+    "ProjectionStatus",
+    "build_projection",
+    "flow_projection",
+]
 
 ProjectionStatus: TypeAlias = Literal["scheduled", "processing", "executed", "failed"]
+
+
+FLOW_ERRORS: dict[str | None, str] = {"aborted": "flow_aborted", "timed_out": "flow_timeout"}
+"""What the row of a flow's entity says when the flow ended before all its steps had."""
 
 
 class EntityTaskProjection(Struct, frozen=True):
@@ -41,10 +52,19 @@ def build_projection(
     error: str | None = None,
     result: Any = UNSET,
 ) -> EntityTaskProjection | None:
-    """The row of `task` in `status`; None for a task without an entity."""
+    """The row of `task` in `status`; None for a task without an entity.
+
+    Raises `InvalidTaskError` for a task whose id was emptied by hand: rows are known by it.
+    """
     entity = task.entity
     if entity is None:
         return None
+    if not task.id:
+        raise InvalidTaskError(
+            "id: must not be empty for a task on an entity. Make the task without one to get a new "
+            "id, give it one of your own, or have it stored under one (`force_store` of the task, "
+            "`store_on_failure` of its executor)"
+        )
     return EntityTaskProjection(
         task.id,
         entity.id,
@@ -57,4 +77,29 @@ def build_projection(
         task.payload if include_payload else UNSET,
         error,
         result,
+    )
+
+
+def flow_projection(
+    join: Task[Any],
+    status: ProjectionStatus,
+    now: datetime,
+    error: str | None = None,
+    result: Any = UNSET,
+) -> EntityTaskProjection | None:
+    """The row of the flow that `join` belongs to, under the flow's id; None without an entity."""
+    flow = join.metadata.flow
+    if flow is None or flow.entity is None:
+        return None
+    return EntityTaskProjection(
+        flow.flow_id,
+        flow.entity.id,
+        flow.entity.type,
+        join.type,
+        join.queue_id,
+        status,
+        join.created_at,
+        now,
+        error=error,
+        result=result,
     )

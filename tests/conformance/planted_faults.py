@@ -1,4 +1,4 @@
-"""Memory engines broken on purpose, one rule at a time: do the suites notice?
+"""Engines broken on purpose, one rule at a time: do the suites notice?
 
 As a script it prints which case noticed which fault first.
 """
@@ -8,25 +8,56 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import planted_in_barriers
 import planted_in_caches
+import planted_in_projections
 import planted_in_queues
 import planted_in_storages
 import pytest
 from planting import FAULTS, Fault
 from test_memory import Virtual
 
-from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
-from taskloom.testing import CacheConformance, ManualClock, QueueConformance, StorageConformance
+from taskloom.memory import (
+    InMemoryCache,
+    InMemoryFlowBarrier,
+    InMemoryProjections,
+    InMemoryQueue,
+    InMemoryStorage,
+)
+from taskloom.sql import SqlFlowBarrier
+from taskloom.testing import (
+    BarrierConformance,
+    CacheConformance,
+    ManualClock,
+    ProjectionsConformance,
+    QueueConformance,
+    StorageConformance,
+)
+from taskloom.testing.barrier_settling import SettlingFlowCases
 
 __all__ = ["ENGINES", "FAULTS", "Fault", "first_to_notice"]
 
-_PLANTED = (planted_in_queues, planted_in_storages, planted_in_caches)
+_PLANTED = (
+    planted_in_queues,
+    planted_in_storages,
+    planted_in_caches,
+    planted_in_projections,
+    planted_in_barriers,
+)
 """Importing them fills `FAULTS`."""
+
+
+def _sqlite_barrier(clock: ManualClock) -> SqlFlowBarrier:
+    return SqlFlowBarrier.from_url("sqlite://", clock=clock)
+
 
 ENGINES = {
     "queue": (QueueConformance, InMemoryQueue),
     "storage": (StorageConformance, InMemoryStorage),
     "cache": (CacheConformance, InMemoryCache),
+    "projections": (ProjectionsConformance, lambda clock: InMemoryProjections()),
+    "barrier": (BarrierConformance, InMemoryFlowBarrier),
+    "flows on SQLite": (SettlingFlowCases, _sqlite_barrier),
 }
 
 
@@ -46,7 +77,8 @@ async def _passes(virtual: Any, engine: Any, name: str) -> bool:
     case.clock = ManualClock()
     try:
         # A case that would wait for ever has noticed something, too.
-        await asyncio.wait_for(getattr(case, name)(engine(case.clock)), 1.0)
+        async with engine(case.clock) as opened:
+            await asyncio.wait_for(getattr(case, name)(opened), 1.0)
     except pytest.skip.Exception:
         return True
     except (Exception, pytest.fail.Exception):
@@ -57,4 +89,4 @@ async def _passes(virtual: Any, engine: Any, name: str) -> bool:
 if __name__ == "__main__":
     for each in FAULTS:
         with each.planted():
-            print(f"{each.suite:8} {each.name:60} {first_to_notice(each.suite) or 'NOBODY'}")
+            print(f"{each.suite:15} {each.name:60} {first_to_notice(each.suite) or 'NOBODY'}")

@@ -116,7 +116,7 @@ class FlowBarrier(ABC):
 
     @abstractmethod
     async def is_complete(self, flow_id: str) -> bool:
-        """Whether all steps have counted."""
+        """Whether the flow ended with all its steps counted: one that was aborted never is."""
 
     @abstractmethod
     async def get_started_at(self, flow_id: str) -> datetime | None:

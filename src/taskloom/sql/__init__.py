@@ -2,7 +2,9 @@
 
 from taskloom.sql.cache import SqlCache
 from taskloom.sql.database import SqlDatabase
+from taskloom.sql.entity_projections import SqlProjections
+from taskloom.sql.flow_barrier import SqlFlowBarrier
 from taskloom.sql.queue import SqlQueue
 from taskloom.sql.storage import SqlStorage
 
-__all__ = ["SqlCache", "SqlDatabase", "SqlQueue", "SqlStorage"]
+__all__ = ["SqlCache", "SqlDatabase", "SqlFlowBarrier", "SqlProjections", "SqlQueue", "SqlStorage"]

@@ -22,8 +22,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "cache",
     "dead_records",
+    "flow_steps",
+    "flows",
     "meta",
     "metadata",
+    "projections",
     "tallies",
     "tasks",
     "workers",
@@ -50,8 +53,8 @@ tasks = Table(
     # `due_at` as it was while the row waited, so that a claim can be put in order.
     Column("was_due", BigInteger),
     # A claim increases it, and so does every other change but the settle by the lease's owner.
-    Column("epoch", BigInteger, nullable=False, default=0),
-    Column("deliveries", Integer, nullable=False, default=0),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("deliveries", Integer, nullable=False, server_default="0"),
     Column("expires_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
@@ -177,4 +180,68 @@ meta = Table(
     metadata,
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+# `counted` and `failed` grow with the steps, so that nobody has to count those.
+flows = Table(
+    "taskloom_flows",
+    metadata,
+    Column("flow_id", Text, primary_key=True),
+    Column("total", Integer, nullable=False),
+    Column("counted", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    # How it ended; NULL while it is open.
+    Column("end_", Text),
+    # The index of the step whose failure aborted it.
+    Column("trigger", Integer),
+    # The join without results, as JSON; NULL: it was opened without one.
+    Column("join_body", Text),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("sent_at", BigInteger),
+)
+
+# Searches show the newest first.
+Index("taskloom_flows_started", flows.c.started_at)
+_ready = flows.c.state == "ready"
+Index("taskloom_flows_ready", flows.c.ended_at, sqlite_where=_ready, postgresql_where=_ready)
+_sent = flows.c.sent_at.is_not(None)
+Index("taskloom_flows_sent", flows.c.sent_at, sqlite_where=_sent, postgresql_where=_sent)
+
+# Read only when a join is made. `result` and `error` are JSON: a text may hold a NUL.
+flow_steps = Table(
+    "taskloom_flow_steps",
+    metadata,
+    Column("flow_id", Text, primary_key=True),
+    Column("step_index", Integer, primary_key=True, autoincrement=False),
+    Column("status", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("error", Text, nullable=False),
+)
+
+# What tasks on entities have come to; the key is a task's id, or a flow's.
+projections = Table(
+    "taskloom_projections",
+    metadata,
+    Column("task_id", Text, primary_key=True),
+    Column("entity_id", Text, nullable=False),
+    Column("entity_type", Text, nullable=False),
+    Column("task_type", Text, nullable=False),
+    Column("queue_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    # Payload and result as JSON. NULL: none was given, which is not `null`.
+    Column("payload", Text),
+    Column("error", Text),
+    Column("result", Text),
+)
+
+# The order of its columns is that in which an entity's rows are asked for.
+Index(
+    "taskloom_projections_entity",
+    projections.c.entity_type,
+    projections.c.entity_id,
+    projections.c.updated_at,
 )

@@ -12,14 +12,28 @@ from typing import TYPE_CHECKING, Any
 from taskloom.testing.clock import ManualClock
 
 if TYPE_CHECKING:
+    from taskloom.testing.barrier import BarrierConformance
     from taskloom.testing.cache import CacheConformance
+    from taskloom.testing.projections import ProjectionsConformance
     from taskloom.testing.queue import QueueConformance
     from taskloom.testing.storage import StorageConformance
 
-__all__ = ["CacheConformance", "ManualClock", "QueueConformance", "StorageConformance"]
+__all__ = [
+    "BarrierConformance",
+    "CacheConformance",
+    "ManualClock",
+    "ProjectionsConformance",
+    "QueueConformance",
+    "StorageConformance",
+]
 
 _SUITES = {
+    "BarrierConformance": (
+        "barrier",
+        ("barrier_base", "barrier_counting", "barrier_ending", "barrier_settling"),
+    ),
     "CacheConformance": ("cache", ()),
+    "ProjectionsConformance": ("projections", ()),
     "QueueConformance": ("queue", ("queue_carrying", "queue_leases", "queue_waiting")),
     "StorageConformance": (
         "storage",
