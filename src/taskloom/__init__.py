@@ -19,6 +19,7 @@ from taskloom.console import ConsoleHealthProvider
 from taskloom.errors import (
     ConfigurationError,
     ForeignTaskError,
+    InvalidFlowError,
     InvalidTaskError,
     MissingExtraError,
     NestingError,
@@ -34,13 +35,24 @@ from taskloom.errors import (
     UnavailableError,
 )
 from taskloom.executors import (
+    AsyncConfig,
     Executor,
     MultiTaskExecutor,
     ParallelTaskExecutor,
     RetryPolicy,
     SingleTaskExecutor,
 )
+from taskloom.flow_events import (
+    FlowAborted,
+    FlowCompleted,
+    FlowContext,
+    FlowLifecycleProvider,
+    FlowStarted,
+    FlowTimedOut,
+)
+from taskloom.flows import FlowResults, FlowStep, FlowStepResult, NewFlow, flow_results
 from taskloom.handler import BatchSummary, TaskHandler
+from taskloom.handoff import AsyncTaskManager, AsyncTaskMetrics, ShutdownResult
 from taskloom.lifecycle import (
     BatchCompleted,
     BatchStarted,
@@ -72,14 +84,26 @@ from taskloom.lifecycle import (
     WorkerStopped,
 )
 from taskloom.log_context import LogContextFilter, log_context, structlog_processor
+from taskloom.projections import EntityTaskProjection, build_projection
 from taskloom.registry import TaskQueuesManager
 from taskloom.runner import RunResult, TaskRunner
-from taskloom.task import EntityRef, Task, TaskMetadata, TaskStatus
+from taskloom.task import (
+    EntityRef,
+    FailurePolicy,
+    FlowJoin,
+    FlowMeta,
+    Task,
+    TaskMetadata,
+    TaskStatus,
+)
 from taskloom.task_function import TaskFunction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncConfig",
+    "AsyncTaskManager",
+    "AsyncTaskMetrics",
     "BatchCompleted",
     "BatchStarted",
     "BatchSummary",
@@ -91,9 +115,23 @@ __all__ = [
     "ConsumerStats",
     "ConsumerStopped",
     "EntityRef",
+    "EntityTaskProjection",
     "Executor",
     "ExecutorActions",
+    "FailurePolicy",
+    "FlowAborted",
+    "FlowCompleted",
+    "FlowContext",
+    "FlowJoin",
+    "FlowLifecycleProvider",
+    "FlowMeta",
+    "FlowResults",
+    "FlowStarted",
+    "FlowStep",
+    "FlowStepResult",
+    "FlowTimedOut",
     "ForeignTaskError",
+    "InvalidFlowError",
     "InvalidTaskError",
     "LifecycleConfig",
     "LogContextFilter",
@@ -101,6 +139,7 @@ __all__ = [
     "MissingExtraError",
     "MultiTaskExecutor",
     "NestingError",
+    "NewFlow",
     "NoOutcomeError",
     "NotOpenError",
     "ParallelTaskExecutor",
@@ -111,6 +150,7 @@ __all__ = [
     "RetryPolicy",
     "RunResult",
     "Seconds",
+    "ShutdownResult",
     "SingleTaskExecutor",
     "StorageUnavailableError",
     "SystemClock",
@@ -147,6 +187,8 @@ __all__ = [
     "WorkerStarted",
     "WorkerStats",
     "WorkerStopped",
+    "build_projection",
+    "flow_results",
     "log_context",
     "structlog_processor",
 ]

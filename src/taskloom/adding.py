@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -42,12 +42,18 @@ class Added(NamedTuple):
 class Adder:
     """Puts admitted tasks where they belong; concurrent calls share engine writes.
 
-    A call returns when its own tasks are accepted. Order: storage, then queue.
+    A call returns when its own tasks are accepted. Order: storage, then projections, then queue.
     """
 
     def __init__(
-        self, queue: MessageQueue, storage: TaskStorage, clock: Clock, horizon: timedelta
+        self,
+        queue: MessageQueue,
+        storage: TaskStorage,
+        clock: Clock,
+        horizon: timedelta,
+        project: Callable[[Sequence[Task[Any]]], Awaitable[None]],
     ) -> None:
+        self._project = project
         self._queue = queue
         self._storage = storage
         self._clock = clock
@@ -62,10 +68,13 @@ class Adder:
         what was accepted and what was not.
         """
         if self._integrated:
+            # Once they are stored a worker may have them: what is told of that comes later.
+            await self._project(await self._unknown(tasks))
             return _added(await self._store(tasks))
         now = self._clock.now()
-        can_delay = self._queue.features.takes_delayed
-        ways = [route(task, now, self._horizon, can_delay=can_delay) for task in tasks]
+        ways = [
+            route(task, now, self._horizon, can_delay=self._takes_delayed(task)) for task in tasks
+        ]
         stored = [
             replace(task, status=TaskStatus.QUEUED) if way is Route.BOTH else task
             for task, way in zip(tasks, ways, strict=True)
@@ -78,15 +87,30 @@ class Adder:
             for task, way in zip(tasks, ways, strict=True)
             if way is not Route.STORAGE
         ]
+        old = {place.task.id for place in places if not place.new}
+        await self._project([task for task in tasks if task.id not in old])
         # A task that was stored before and has ended is not put on the queue again.
         await self._put([task for task in queued if not task.status.terminal], kept)
-        old = {place.task.id for place in places if not place.new}
         return _added([Place(kept.get(task.id, task), task.id not in old) for task in tasks])
 
     async def put_stored(self, tasks: Sequence[Task[Any]]) -> None:
         """Put tasks on a separate queue that the storage knows already. Safe to repeat."""
         for queue_id, group in _by_queue(tasks).items():
             await self._put_group(queue_id)(group)
+
+    def _takes_delayed(self, task: Task[Any]) -> bool:
+        """Whether the queue may have a task before it is due."""
+        features, flow = self._queue.features, task.metadata.flow
+        # Where delays are skipped, a flow's time would be over before its steps have run.
+        return features.takes_delayed and (features.delay or flow is None or not flow.is_timeout)
+
+    async def _unknown(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
+        """Those on entities that the storage does not know yet."""
+        told = [task for task in tasks if task.entity is not None]
+        if not told:
+            return []
+        known = {task.id for task in await self._storage.get([task.id for task in told])}
+        return [task for task in told if task.id not in known]
 
     async def _put(self, tasks: Sequence[Task[Any]], kept: dict[str, Task[Any]]) -> None:
         accepted: list[Task[Any]] = list(kept.values())

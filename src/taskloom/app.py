@@ -5,22 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from taskloom.clock import SYSTEM_CLOCK, Clock, Seconds
+from taskloom.batch_function import BatchFunction
+from taskloom.clock import Clock, Seconds
 from taskloom.config import TaskHandlerConfig
-from taskloom.errors import ConfigurationError, NotOpenError, RegistrationError
+from taskloom.errors import NotOpenError, RegistrationError
 from taskloom.executors import RetryPolicy
+from taskloom.flows import FlowStep
 from taskloom.handler import TaskHandler
-from taskloom.interfaces import Cache, MessageQueue, TaskStorage
+from taskloom.handoff import AsyncTaskManager
+from taskloom.interfaces import (
+    Cache,
+    EntityProjections,
+    FlowBarrier,
+    MessageQueue,
+    TaskStorage,
+)
 from taskloom.lifecycle import TaskNotificationProvider
+from taskloom.own_tasks import tasks_of
+from taskloom.parts import assemble, distinct, shown
 from taskloom.registry import TaskQueuesManager
 from taskloom.signature import BatchSignature, TaskSignature
-from taskloom.task import Task
+from taskloom.task import EntityRef, FailurePolicy, FlowJoin, Task
 from taskloom.task_decorator import BatchDecorator, FunctionOptions, TaskDecorator, check_name
-from taskloom.task_function import BatchFunction, TaskFunction, tasks_of
-from taskloom.urls import Parts, parts_from_url, redacted
+from taskloom.task_function import TaskFunction
 
 __all__ = ["Loom"]
 
@@ -43,7 +54,8 @@ class Loom:
 
     `url` is `memory://`, `sqlite:///file`, `sqlite:////absolute/file` or `sqlite://` (in memory).
     `queue`, `storage` and `cache` replace those of the url; with all three, or `url=None`, it is
-    not looked at. A queue that is its own storage (`SqlQueue`) brings the storage along.
+    not looked at. A queue that is its own storage (`SqlQueue`) brings the storage along. Without an
+    `async_task_manager` there is one with its defaults, for executors with an `AsyncConfig`.
 
     Making a Loom does no I/O. `async with` opens every part and closes it again, those given by
     name included; a Loom may be entered again, also while it is open: the last one out closes.
@@ -60,20 +72,38 @@ class Loom:
         queue: MessageQueue | None = None,
         storage: TaskStorage | None = None,
         cache: Cache | None = None,
+        flow_barrier: FlowBarrier | None = None,
+        entity_projections: EntityProjections | None = None,
+        async_task_manager: AsyncTaskManager | None = None,
         notification_provider: TaskNotificationProvider | None = None,
         config: TaskHandlerConfig | None = None,
     ) -> None:
-        self.clock: Clock = config.clock if config is not None else SYSTEM_CLOCK
-        self._parts = _assemble(url, queue, storage, cache, self.clock)
-        self._shown = _show(url, self._parts, by_name=(queue, storage, cache))
+        config = config or TaskHandlerConfig()
+        self.clock: Clock = config.clock
+        named = (
+            queue,
+            storage,
+            cache,
+            flow_barrier or config.flow_barrier,
+            entity_projections or config.entity_projections,
+        )
+        self._parts = assemble(url, *named, self.clock)
+        self._shown = shown(url, self._parts, named)
+        self.flow_barrier = self._parts.flow_barrier
+        self.entity_projections = self._parts.entity_projections
         self.queues = TaskQueuesManager(self._parts.queue)
         self.handler = TaskHandler(
             self._parts.queue,
             self.queues,
             self._parts.storage,
             self._parts.cache,
+            async_task_manager or AsyncTaskManager(clock=self.clock),
             notification_provider=notification_provider,
-            config=config,
+            config=replace(
+                config,
+                flow_barrier=self.flow_barrier,
+                entity_projections=self.entity_projections,
+            ),
         )
         self._functions: dict[tuple[str, str], _AnyFunction] = {}
         self._signatures: list[TaskSignature | BatchSignature] = []
@@ -112,6 +142,7 @@ class Loom:
         sequential: bool = False,
         batch: None = None,
         store_on_failure: bool = True,
+        handoff_after: Seconds | None = None,
         partition_key: Callable[[Task[Any]], str | None] | None = None,
         timeout: Seconds | None = None,
         retry_policy: RetryPolicy | None = None,
@@ -126,6 +157,7 @@ class Loom:
         sequential: bool = False,
         batch: int | None = None,
         store_on_failure: bool = True,
+        handoff_after: Seconds | None = None,
         partition_key: Callable[[Task[Any]], str | None] | None = None,
         timeout: Seconds | None = None,
         retry_policy: RetryPolicy | None = None,
@@ -143,9 +175,11 @@ class Loom:
 
         `type` is the function's name unless given. A worker runs `concurrency` tasks of the
         function at once, or one with `sequential`, or up to `batch` in one call. `retries` of a
-        failed task; `timeout` of one attempt, in seconds. `partition_key` is a function of the task
-        that fills its key when it is added. The arguments are the payload, the return value is the
-        result, an exception is a failure; parameters annotated `Task` or `ExecutorActions` get
+        failed task; `timeout` of one attempt, in seconds. A run that takes longer than
+        `handoff_after` seconds leaves its slot to the next task and goes on beside it.
+        `partition_key` is a function of the task that fills its key when it is added. The
+        arguments are the payload, the return value is the result, an exception is a failure;
+        parameters annotated `Task`, `ExecutorActions` or, in the join of a flow, `FlowResults` get
         those instead.
 
         `ValueError` names an option that makes no sense, `TypeError` a parameter that no payload
@@ -158,6 +192,7 @@ class Loom:
             sequential=sequential,
             batch=batch,
             store_on_failure=store_on_failure,
+            handoff_after=handoff_after,
             partition_key=partition_key,
             timeout=timeout,
             retry_policy=retry_policy,
@@ -230,7 +265,7 @@ class Loom:
         for signature in self._signatures:
             signature.prepare()
         async with AsyncExitStack() as stack:
-            for part in _distinct(self._parts):
+            for part in distinct(self._parts):
                 # Before `open`: one that fails half way has something to close, too.
                 stack.push_async_callback(part.close)
                 await part.open()
@@ -263,6 +298,27 @@ class Loom:
         """
         return await self._open_handler().add_tasks(tasks)
 
+    async def start_flow(
+        self,
+        steps: Sequence[FlowStep],
+        *,
+        join: FlowJoin,
+        failure_policy: FailurePolicy = "continue",
+        timeout: Seconds | None = None,
+        entity: EntityRef | None = None,
+    ) -> str:
+        """Run `steps` side by side, then `join` once with what became of each; the flow's id.
+
+            await loom.start_flow([resize.step(path) for path in paths], join=publish.join())
+
+        With `failure_policy="abort"` the first step that fails for good hands the join over at
+        once, as does the end of `timeout` seconds. `InvalidFlowError` for a flow that could never
+        end, or when there is no flow barrier.
+        """
+        return await self._open_handler().start_flow(
+            steps, join=join, failure_policy=failure_policy, timeout=timeout, entity=entity
+        )
+
     async def get_tasks(self, ids: Iterable[str]) -> list[Task[Any]]:
         """What the storage knows of these tasks; unknown ids are left out.
 
@@ -283,41 +339,3 @@ class Loom:
         await loom.retry_tasks([task.id])
         """
         return await self._open_handler().retry_tasks(ids)
-
-
-def _assemble(
-    url: str | None,
-    queue: MessageQueue | None,
-    storage: TaskStorage | None,
-    cache: Cache | None,
-    clock: Clock,
-) -> Parts:
-    if url is not None and not isinstance(url, str):
-        raise TypeError(f"url must be a text, not {type(url).__name__}; parts are given by name")
-    if storage is None and queue is not None:
-        storage = queue.storage
-    if queue is not None and storage is not None and cache is not None:
-        return Parts(queue, storage, cache)
-    if url is None:
-        given = {"queue": queue, "storage": storage, "cache": cache}
-        missing = ", ".join(name for name, part in given.items() if part is None)
-        raise ConfigurationError(f"without a url every part is given by name; missing: {missing}")
-    made = parts_from_url(url, clock)
-    return Parts(
-        made.queue if queue is None else queue,
-        made.storage if storage is None else storage,
-        made.cache if cache is None else cache,
-    )
-
-
-def _show(url: str | None, parts: Parts, by_name: Sequence[object]) -> str:
-    """The url where it says everything, else the kinds of the parts; never a password."""
-    if url is not None and all(part is None for part in by_name):
-        return repr(redacted(url))
-    return ", ".join(f"{name}={type(part).__name__}" for name, part in parts._asdict().items())
-
-
-def _distinct(parts: Parts) -> list[MessageQueue | TaskStorage | Cache]:
-    """Each part once, in the order they are opened: what a queue stands on before the queue."""
-    every = (parts.storage, parts.queue.storage, parts.queue, parts.cache)
-    return list({id(part): part for part in every if part is not None}.values())

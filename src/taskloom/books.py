@@ -10,6 +10,7 @@ from taskloom.clock import Clock
 from taskloom.codec import one_line
 from taskloom.discards import Discards
 from taskloom.failures import repr_of
+from taskloom.flow_reporter import FlowReporter
 from taskloom.interfaces.cache import Cache
 from taskloom.listeners import Listeners
 from taskloom.outcomes import Word
@@ -33,7 +34,9 @@ class Books:
         executor_of: ExecutorOf,
         cache: Cache,
         clock: Clock,
+        flows: FlowReporter,
     ) -> None:
+        self._flows = flows
         self._figures = figures
         self._reporter = reporter
         self._listeners = listeners
@@ -52,6 +55,11 @@ class Books:
             for verdict in done:
                 executor = self._executor_of(verdict.outcome.delivery.task)
                 await self._reporter.ended(verdict, executor)
+        for verdict in done:
+            outcome = verdict.outcome
+            for flow in outcome.flows:
+                starter = outcome.delivery.task
+                await self._flows.started(flow, outcome.children, starter=starter)
         if discarded := sum(verdict.discarded for verdict in done):
             await self._discards.count(discarded)
         if self._listeners.wants("on_queue_stats"):

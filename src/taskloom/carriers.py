@@ -7,80 +7,27 @@ storage, then children, then the queue; the acknowledgement is the last write.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from datetime import timedelta
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from taskloom.clock import Clock
-from taskloom.executors import Executor
+from taskloom.carrying import (
+    Beside,
+    Carried,
+    SettlerParts,
+    Steps,
+    id_of,
+    no_longer_ours,
+    without,
+)
+from taskloom.flows import join_id
+from taskloom.interfaces.flow_barrier import FlowNews
 from taskloom.interfaces.message_queue import MessageQueue
-from taskloom.interfaces.task_storage import TaskStorage
-from taskloom.locks import TaskLocks
 from taskloom.outcomes import Delivery, Ending, Outcome, Settlement, Word
 from taskloom.settlement import Verdict
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["Carrier", "SettlerParts", "SteppedCarrier", "Steps", "WholeCarrier"]
-
-T = TypeVar("T")
-
-ASKING_LEASE = 6.0
-"""Seconds that a lease is extended by when it is asked whether it is still ours."""
-
-
-class SettlerParts(Struct, frozen=True):
-    """What a settler works with."""
-
-    queue: MessageQueue
-    storage: TaskStorage
-    locks: TaskLocks
-    call_limit: float
-    """Seconds before a call that hangs is given up and repeated."""
-    clock: Clock
-    horizon: timedelta
-    executor_of: Callable[[Task[Any]], Executor | None]
-    add_children: Callable[[Sequence[Task[Any]]], Awaitable[Any]]
-    """Adds children where queue and storage are two things; safe to repeat."""
-    announcing: Callable[
-        [Sequence[Task[Any]], Callable[[Task[Any]], Executor | None]],
-        AbstractAsyncContextManager[Callable[[Sequence[Task[Any]]], None]],
-    ]
-    """Around adding them where they are one: tells that they are scheduled, before they start."""
-    settling: Callable[[Sequence[Verdict]], AbstractContextManager[None]]
-    """Around all of a settle: keeps what is told about a task in order."""
-    report: Callable[[Sequence[Verdict], Sequence[Verdict]], Awaitable[None]]
-    """Hears of verdicts that were carried out, and of those that were fenced."""
-    on_settled: Callable[[], None]
-    """Called when deliveries are off this worker's hands: there is room for more."""
-
-
-class Steps:
-    """The engine calls of one settle: each is repeated until it has answered, then never again.
-
-    What an answered call wrote may have gone on living since; saying it again would take it back.
-    """
-
-    def __init__(self) -> None:
-        self._answers: dict[str, Any] = {}
-        self._tried: set[str] = set()
-
-    async def once(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer of `call`, made now or before."""
-        if name not in self._answers:
-            first = name not in self._tried
-            self._tried.add(name)
-            answer = await call()
-            self._answers[name] = answer
-            if not first:
-                self._answers[f"{name}, said again"] = True
-        return cast(T, self._answers[name])
-
-    def said_again(self, name: str) -> bool:
-        """Whether an earlier try got no answer, and may have been carried out all the same."""
-        return f"{name}, said again" in self._answers
+__all__ = ["Carrier", "SteppedCarrier", "WholeCarrier"]
 
 
 class Carrier(Protocol):
@@ -92,8 +39,8 @@ class Carrier(Protocol):
         rows: dict[str, Delivery],
         doubtful: set[str],
         steps: Steps,
-    ) -> set[str]:
-        """Write everything; returns the ids whose delivery was no longer ours.
+    ) -> Carried:
+        """Write everything.
 
         `rows` are the leases on rows of a storage beside the queue; `doubtful` the ids whose lease
         may have run out. Raises `UnavailableError`; repeat it with the same `steps`.
@@ -102,10 +49,16 @@ class Carrier(Protocol):
 
 
 class WholeCarrier:
-    """The storage is the queue: outcomes, children and acknowledgement are one write."""
+    """The storage is the queue: outcomes, children and acknowledgement are one write.
+
+    So are flows and projections that share its transactions. Those that do not are written before
+    it, for it is the acknowledgement.
+    """
 
     def __init__(self, parts: SettlerParts) -> None:
         self._parts = parts
+        self._beside = Beside(parts, integrated=True)
+        self._attaches = parts.projector.integrated(parts.storage)
 
     async def carry_out(
         self,
@@ -113,21 +66,56 @@ class WholeCarrier:
         rows: dict[str, Delivery],
         doubtful: set[str],
         steps: Steps,
-    ) -> set[str]:
+    ) -> Carried:
         await _release(self._parts.queue, verdicts, steps)
+        told = [verdict for verdict in verdicts if verdict.ending is not None]
+        if not told:
+            return Carried(set(), [])
+        if not self._beside.concerns(told):
+            return await self._settle(told)
+        fenced: set[str] = set()
+        if doubtful:
+            asking = [v.outcome.delivery for v in told if id_of(v) in doubtful]
+            fenced = await steps.once("ask", lambda: no_longer_ours(self._parts.queue, asking))
+        told = without(told, fenced)
+        news = await self._beside.write(told, steps)
+        settled = await self._settle(told)
+        return Carried(fenced | settled.fenced, news + settled.news)
+
+    async def _settle(self, verdicts: list[Verdict]) -> Carried:
+        if self._attaches:
+            verdicts = [self._parts.projector.attached(verdict) for verdict in verdicts]
         endings = tuple(v.ending for v in verdicts if v.ending is not None)
-        if not endings:
-            return set()
+        plan = Settlement(endings, projecting=self._attaches)
         parents = [ending for ending in endings if ending.children]
-        if not parents:
-            return set(await self._parts.storage.settle(Settlement(endings)))
+        joins = self._joins(verdicts)
+        if not (parents or joins):
+            return Carried(set(await self._parts.storage.settle(plan)), [])
         children = [child for ending in parents for child in ending.children]
-        async with self._parts.announcing(children, self._parts.executor_of) as announce:
-            lost = set(await self._parts.storage.settle(Settlement(endings)))
+        async with self._parts.announcing(children, self._parts.executor_of, joins) as announce:
+            carried = await self._write(plan, with_flows=bool(joins))
             for ending in parents:
-                if ending.delivery.task.id not in lost:
+                if ending.delivery.task.id not in carried.fenced:
                     announce(ending.children)
-        return lost
+            announce([each.join for each in carried.news])
+        await self._beside.tell_ended(carried.news)
+        return carried
+
+    def _joins(self, verdicts: list[Verdict]) -> list[str]:
+        """The ids of joins that may be handed over in the same transaction."""
+        if self._parts.flows is None or not self._parts.flows.integrated:
+            return []
+        metas = [v.outcome.delivery.task.metadata.flow for v in verdicts]
+        flows = {meta.flow_id for meta in metas if meta is not None}
+        flows |= {flow.flow_id for v in verdicts for flow in v.outcome.flows}
+        return [join_id(flow_id) for flow_id in flows]
+
+    async def _write(self, plan: Settlement, *, with_flows: bool) -> Carried:
+        if with_flows:
+            assert self._parts.flows is not None, "there are joins only with a barrier"
+            settled = await self._parts.flows.barrier.settle(plan)
+            return Carried(set(settled.refused), settled.news)
+        return Carried(set(await self._parts.storage.settle(plan)), [])
 
 
 class SteppedCarrier:
@@ -137,6 +125,7 @@ class SteppedCarrier:
         self._parts = parts
         self._queue = parts.queue
         self._storage = parts.storage
+        self._beside = Beside(parts, integrated=False)
 
     async def carry_out(
         self,
@@ -144,7 +133,7 @@ class SteppedCarrier:
         rows: dict[str, Delivery],
         doubtful: set[str],
         steps: Steps,
-    ) -> set[str]:
+    ) -> Carried:
         if rows:
             await self._give_rows_back(verdicts, rows, steps)
         await _release(self._queue, verdicts, steps)
@@ -152,11 +141,14 @@ class SteppedCarrier:
         fenced: set[str] = set()
         if doubtful:
             fenced |= await steps.once("ask", lambda: self._no_longer_ours(kept, doubtful))
-        fenced |= await self._store(_without(kept, fenced), rows, steps)
-        kept = _without(kept, fenced)
+        fenced |= await self._store(without(kept, fenced), rows, steps)
+        kept = without(kept, fenced)
+        news: list[FlowNews] = []
+        if self._beside.concerns(kept):
+            news = await self._beside.write(kept, steps)
         if children := [child for v in kept for child in v.outcome.children]:
             await steps.once("children", lambda: self._parts.add_children(children))
-        return fenced | await self._give_up(kept, steps)
+        return Carried(fenced | await self._give_up(kept, steps), news)
 
     async def _no_longer_ours(self, verdicts: list[Verdict], doubtful: set[str]) -> set[str]:
         """Before anything is written beside the queue: which leases are gone?
@@ -166,30 +158,29 @@ class SteppedCarrier:
         ask = [
             v.outcome.delivery
             for v in verdicts
-            if _id(v) in doubtful and (v.ending or v.outcome.children)
+            if id_of(v) in doubtful and (v.ending or v.outcome.children)
         ]
-        lost = await self._queue.extend(ask, ASKING_LEASE) if ask else []
-        return {delivery.task.id for delivery in lost}
+        return await no_longer_ours(self._queue, ask)
 
     async def _store(
         self, verdicts: list[Verdict], rows: dict[str, Delivery], steps: Steps
     ) -> set[str]:
         """Rows that we hold are written under their lease, others are made."""
         told = [v for v in verdicts if v.ending is not None]
-        held = [v for v in told if _id(v) in rows]
-        new = tuple(v.ending for v in told if v.ending is not None and _id(v) not in rows)
+        held = [v for v in told if id_of(v) in rows]
+        new = tuple(v.ending for v in told if v.ending is not None and id_of(v) not in rows)
         if new:
             made = Settlement(new, fenced=False)
             await steps.once("new rows", lambda: self._storage.settle(made))
         if not held:
             return set()
         plan = Settlement(
-            tuple(replace(v.ending, delivery=rows[_id(v)]) for v in held if v.ending is not None)
+            tuple(replace(v.ending, delivery=rows[id_of(v)]) for v in held if v.ending is not None)
         )
         lost = set(await steps.once("rows", lambda: self._storage.settle(plan)))
         if lost:
             # Someone took the row over: they, or whoever comes next, shall get the task.
-            fenced = [v.outcome.delivery for v in held if _id(v) in lost]
+            fenced = [v.outcome.delivery for v in held if id_of(v) in lost]
             await steps.once("give on", lambda: self._queue.release(fenced))
         return lost
 
@@ -212,15 +203,11 @@ class SteppedCarrier:
     ) -> None:
         """What is released waits on the queue again, and its row says so."""
         held = [
-            rows[_id(v)] for v in verdicts if v.outcome.word is Word.RELEASED and _id(v) in rows
+            rows[id_of(v)] for v in verdicts if v.outcome.word is Word.RELEASED and id_of(v) in rows
         ]
         if held:
             endings = tuple(Ending(row, TaskStatus.QUEUED, next=_queued(row)) for row in held)
             await steps.once("rows back", lambda: self._storage.settle(Settlement(endings)))
-
-
-def _without(verdicts: list[Verdict], fenced: set[str]) -> list[Verdict]:
-    return [v for v in verdicts if _id(v) not in fenced] if fenced else verdicts
 
 
 async def _release(queue: MessageQueue, verdicts: Sequence[Verdict], steps: Steps) -> None:
@@ -242,10 +229,6 @@ def _releasing(
 def _lost(gone: list[Delivery], step: str, steps: Steps) -> set[str]:
     # Said again after a lost answer, "no longer ours" means that it was done the first time.
     return set() if steps.said_again(step) else {delivery.task.id for delivery in gone}
-
-
-def _id(verdict: Verdict) -> str:
-    return verdict.outcome.delivery.task.id
 
 
 def _queued(row: Delivery) -> Task[Any]:

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 
 from taskloom.clock import SYSTEM_CLOCK, Clock, Seconds, seconds
+from taskloom.flow_events import FlowLifecycleProvider
+from taskloom.interfaces import EntityProjections, FlowBarrier
 from taskloom.lifecycle import LifecycleConfig, TaskLifecycleProvider, WorkerLifecycleProvider
 
 __all__ = ["Retention", "TaskHandlerConfig", "make_worker_id"]
@@ -43,6 +45,14 @@ class TaskHandlerConfig:
     lifecycle_provider: TaskLifecycleProvider | None = None
     worker_provider: WorkerLifecycleProvider | None = None
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
+    flow_barrier: FlowBarrier | None = None
+    """Counts the steps of flows; without one, starting a flow is an error."""
+    flow_lifecycle_provider: FlowLifecycleProvider | None = None
+    """Told about flows; a handler without a flow_barrier refuses it."""
+    entity_projections: EntityProjections | None = None
+    """Where to write what becomes of tasks that have an `entity`."""
+    projection_include_payload: bool = False
+    """Whether those rows hold the payload."""
     lease: Seconds = 60.0
     """How long a claim lasts without renewal; a dead worker's tasks run elsewhere after it."""
     storage_horizon: Seconds = 120.0

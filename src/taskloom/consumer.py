@@ -52,6 +52,8 @@ class ConsumerParts(Struct, frozen=True):
     on_first_delivery: Callable[[str], Awaitable[None]]
     on_empty: Callable[[], None]
     on_claim: Callable[[Claim, Sequence[Delivery]], Awaitable[None]]
+    on_start: Callable[[Sequence[Delivery]], Awaitable[None]]
+    """Called with what is about to go to the lanes."""
 
 
 class Intake:
@@ -88,6 +90,8 @@ class Intake:
             async with asyncio.timeout(parts.keeper.call_limit):
                 left = await self._without_crowd(claim, left)
                 left = await self._with_rows(claim, left)
+            await parts.on_start(left)  # a slow listener is nobody's time-out
+            async with asyncio.timeout(parts.keeper.call_limit):
                 await parts.runner.start(claim.queue_id, left, claim)
             left = []
         except (UnavailableError, TimeoutError) as error:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from taskloom.actions import ExecutorActions
 
 __all__ = [
+    "AsyncConfig",
     "Executor",
     "MultiTaskExecutor",
     "OnTask",
@@ -62,6 +63,36 @@ class _Options:
 
 
 @dataclass(frozen=True)
+class AsyncConfig:
+    """When a run is long enough to be handed off, so that its slot goes on with the next task.
+
+        AsyncConfig(handoff_timeout=30, max_concurrent_async=20, max_duration=timedelta(hours=1))
+
+    Durations are seconds or `timedelta`s, and seconds when read.
+    """
+
+    handoff_timeout: Seconds
+    """A run that has taken so long is handed to the `AsyncTaskManager`."""
+    max_concurrent_async: int | None = None
+    """Handed-off runs of one type at a time; more stay in their slots. None: what the manager has
+    room for."""
+    max_duration: Seconds | None = None
+    """How long a run may go on once it was handed off, before it is cancelled and fails. None: the
+    manager's `default_max_duration`."""
+
+    def __post_init__(self) -> None:
+        after = seconds(self.handoff_timeout, "handoff_timeout")
+        object.__setattr__(self, "handoff_timeout", after)
+        if self.max_concurrent_async is not None:
+            _check_number(self.max_concurrent_async, "max_concurrent_async", at_least=1)
+        if self.max_duration is not None:
+            longest = seconds(self.max_duration, "max_duration")
+            if longest == 0:
+                raise ValueError("max_duration must be more than 0 seconds; None for the manager's")
+            object.__setattr__(self, "max_duration", longest)
+
+
+@dataclass(frozen=True)
 class SingleTaskExecutor(_Options):
     """One task at a time, in the order they are due.
 
@@ -71,10 +102,16 @@ class SingleTaskExecutor(_Options):
     """
 
     on_task: OnTask
+    _: KW_ONLY
+    async_config: AsyncConfig | None = None
+    """Lets runs that take long leave their slot; None: each keeps its slot to its end."""
 
     def __post_init__(self) -> None:
         _check_callable(self.on_task, "on_task")
         self._check_options()
+        if not isinstance(self.async_config, AsyncConfig | None):
+            kind = type(self.async_config).__name__
+            raise TypeError(f"async_config must be an AsyncConfig, not {kind}")
 
     @property
     def slots(self) -> int:

@@ -9,16 +9,23 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from msgspec import UNSET, Struct
-from msgspec.structs import replace
+from msgspec import Struct
 
-from taskloom.actions import Attempt, BatchCall
+from taskloom.actions import check_barrier
 from taskloom.adding import Adder
-from taskloom.clock import seconds
+from taskloom.attempt import Attempt
+from taskloom.batch_call import BatchCall
+from taskloom.changes import TaskChanges
+from taskloom.clock import Seconds, seconds
 from taskloom.config import TaskHandlerConfig, make_worker_id
 from taskloom.current import running
 from taskloom.errors import ConfigurationError
 from taskloom.executors import Executor
+from taskloom.flow_keeper import FlowKeeper
+from taskloom.flow_reporter import FlowReporter
+from taskloom.flows import FlowStep, NewFlow, new_flow
+from taskloom.handoff import AsyncTaskManager
+from taskloom.identity import new_id
 from taskloom.interfaces.cache import Cache
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskStorage
@@ -26,10 +33,11 @@ from taskloom.lifecycle import TaskNotificationProvider
 from taskloom.listeners import Listeners
 from taskloom.maturity import Maturity
 from taskloom.outcomes import Settlement
+from taskloom.projector import Projector
 from taskloom.registry import TaskQueuesManager
 from taskloom.reporter import Reporter
 from taskloom.runner import TaskRunner
-from taskloom.task import Task, TaskStatus
+from taskloom.task import EntityRef, FailurePolicy, FlowJoin, Task
 from taskloom.worker import Worker, WorkerParts
 
 __all__ = ["BatchSummary", "TaskHandler"]
@@ -51,6 +59,7 @@ class BatchSummary(Struct, frozen=True):
     released: int = 0
     """Not run, or no longer ours."""
     handed_off: int = 0
+    """Still running, with the `AsyncTaskManager`."""
 
 
 class TaskHandler:
@@ -70,12 +79,17 @@ class TaskHandler:
         task_queues: TaskQueuesManager,
         storage: TaskStorage,
         cache: Cache,
-        *,
+        async_task_manager: AsyncTaskManager | None = None,
         notification_provider: TaskNotificationProvider | None = None,
         config: TaskHandlerConfig | None = None,
     ) -> None:
         _check_parts(message_queue, task_queues, storage, cache)
+        if not isinstance(async_task_manager, AsyncTaskManager | None):
+            kind = type(async_task_manager).__name__
+            raise TypeError(f"async_task_manager must be an AsyncTaskManager, not {kind}")
         self.config = config = config or TaskHandlerConfig()
+        if config.flow_lifecycle_provider is not None and config.flow_barrier is None:
+            raise ConfigurationError("flow_lifecycle_provider needs a flow_barrier")
         self.worker_id = make_worker_id()
         self.message_queue = message_queue
         self.task_queues = task_queues
@@ -84,22 +98,51 @@ class TaskHandler:
         self._listeners = Listeners(
             config.lifecycle_provider,
             config.worker_provider,
+            config.flow_lifecycle_provider,
             notification_provider,
             mode=config.lifecycle.mode,
         )
         self._reporter = Reporter(self._listeners, self.worker_id, config)
+        self._projector = Projector(config.entity_projections, config, config.clock)
+        self._flows = self._flow_keeper()
+        self._flow_reporter = FlowReporter(
+            self._listeners,
+            self._reporter,
+            self._projector,
+            storage,
+            self._executor_of,
+            self.worker_id,
+        )
         self._runner = TaskRunner(
             task_queues,
             cache,
+            async_task_manager=async_task_manager,
             worker_id=self.worker_id,
             config=config,
             reporter=self._reporter,
             lock_every_task=not message_queue.features.exclusive,
         )
         horizon = timedelta(seconds=seconds(config.storage_horizon, "storage_horizon"))
-        self._adder = Adder(message_queue, storage, config.clock, horizon)
+        self._adder = Adder(message_queue, storage, config.clock, horizon, self._project_added)
+        self._changes = TaskChanges(
+            storage,
+            self._flows,
+            self._projector,
+            self._listeners,
+            self._reporter,
+            self._flow_reporter,
+            self._executor_of,
+            config.clock,
+        )
         self._maturity = Maturity(
-            message_queue, storage, cache, self.worker_id, config, self._adder.put_stored
+            message_queue,
+            storage,
+            cache,
+            self.worker_id,
+            config,
+            self._adder.put_stored,
+            self._flows,
+            self._flow_reporter.found_ended,
         )
         self._worker = Worker(
             WorkerParts(
@@ -110,6 +153,9 @@ class TaskHandler:
                 maturity=self._maturity,
                 listeners=self._listeners,
                 reporter=self._reporter,
+                projector=self._projector,
+                flows=self._flows,
+                flow_reporter=self._flow_reporter,
                 config=config,
                 worker_id=self.worker_id,
                 executor_of=self._executor_of,
@@ -150,6 +196,58 @@ class TaskHandler:
             announce(added.new)
         return added.kept
 
+    async def _project_added(self, tasks: Sequence[Task[Any]]) -> None:
+        if rows := self._projector.added(tasks):
+            await self._projector.write(rows)
+
+    async def start_flow(
+        self,
+        steps: Sequence[FlowStep],
+        *,
+        join: FlowJoin,
+        failure_policy: FailurePolicy = "continue",
+        timeout: Seconds | None = None,
+        entity: EntityRef | None = None,
+    ) -> str:
+        """Run `steps` side by side, then `join` once with what became of each; the flow's id.
+
+        Once it returns, the flow will come to its end as `add_tasks` promises for its tasks.
+        `"abort"`: the first step that fails for good hands the join over at once. `timeout`: so do
+        so many seconds. `entity`: what the whole flow works on, projected under the flow's id.
+
+        Raises `InvalidFlowError` for what could never end or cannot be counted, and as `add_tasks`.
+        Cancelling it, or an error, leaves unknown whether the flow was started.
+        """
+        check_barrier(self._flows is not None)
+        options: dict[str, Any] = {"failure_policy": failure_policy, "timeout": timeout}
+        parent = running.get()
+        if isinstance(parent, Attempt | BatchCall):
+            flow, tasks = parent.make_flow(steps, join, entity=entity, **options)
+        else:
+            now, admit = self.config.clock.now(), self._runner.admission.admit
+            flow, tasks = new_flow(
+                new_id(), steps, join, entity=entity, now=now, adopt=admit, **options
+            )
+        await self._add_flow(flow, tasks)
+        if self.message_queue.features.inline and parent is None:
+            await self._worker.run_inline({task.queue_id for task in tasks})
+        return flow.flow_id
+
+    async def _add_flow(self, flow: NewFlow, tasks: list[Task[Any]]) -> None:
+        assert self._flows is not None, "checked when the flow was made"
+        rows = self._projector.flows_started([flow])
+        if self._flows.integrated and self._integrated:
+            await self._projector.write([*rows, *self._projector.added(tasks)])
+            async with self._reporter.announcing(tasks, self._executor_of) as announce:
+                plan = Settlement(added=tuple(tasks), flows=(flow,))
+                await self._flows.barrier.settle(plan)
+                announce(tasks)
+        else:
+            await self._flows.open([flow])
+            await self._projector.write(rows)
+            await self._add_admitted(tasks)
+        await self._flow_reporter.started(flow, tasks)
+
     # Working
 
     async def serve(
@@ -171,12 +269,14 @@ class TaskHandler:
     async def process_batch(self, queue_id: str, limit: int = 10) -> BatchSummary:
         """Claim once, run, settle, and say what became of it: for cron jobs and tests.
 
-        Raises `QueueUnavailableError`. Cancelling it releases what has not ended.
+        What is handed off is not waited for; it is settled when it ends, at the latest when the
+        handler is closed. Raises `QueueUnavailableError`. Cancelling it releases what has not
+        ended.
         """
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         claim = await self._worker.process(queue_id, limit)
-        return BatchSummary(claimed=claim.size, **claim.tally)
+        return BatchSummary(claimed=claim.size, handed_off=len(claim.open), **claim.tally)
 
     async def process_mature_tasks(self, stop: asyncio.Event | None = None) -> None:
         """Move due tasks and do upkeep every `mature_interval` until `stop` is set."""
@@ -205,43 +305,18 @@ class TaskHandler:
     async def cancel_tasks(self, ids: Iterable[str], *, reason: str) -> list[str]:
         """Cancel tasks that wait in the storage. Returns the ids that were cancelled.
 
-        A task that runs, has ended, or lives on a separate queue only is left alone.
+        A task that runs, has ended, or lives on a separate queue only is left alone. A step of a
+        flow counts as failed.
         """
-        wanted = list(dict.fromkeys(ids))
-        if not wanted:
-            return []
-        plan = Settlement(cancelled=tuple(wanted), reason=reason)
-        not_done = set(await self.storage.settle(plan))
-        done = [id for id in wanted if id not in not_done]
-        if done and self._listeners.wants("on_task_cancelled"):
-            tasks = await self.storage.get(done)
-            await self._reporter.cancelled(tasks, reason, self._executor_of)
-        return done
+        return await self._changes.cancel(ids, reason)
 
     async def retry_tasks(self, ids: Iterable[str]) -> list[str]:
         """Schedule ended tasks again, now, with a fresh `retry_count`. Returns their ids.
 
         Unknown ids and tasks that have not ended are left alone. A task that expired runs without
-        its `expires_at`.
+        its `expires_at`. A step of a flow that has counted does not count again.
         """
-        now = self.config.clock.now()
-        ended = [task for task in await self.storage.get(list(ids)) if task.status.terminal]
-        if not ended:
-            return []
-        again = tuple(
-            replace(
-                task,
-                status=TaskStatus.SCHEDULED,
-                execute_at=now,
-                expires_at=None,
-                retry_count=0,
-                execution_result=UNSET,
-                execution_stats={},
-            )
-            for task in ended
-        )
-        not_done = set(await self.storage.settle(Settlement(revived=again)))
-        return [task.id for task in again if task.id not in not_done]
+        return await self._changes.retry(ids)
 
     async def __aenter__(self) -> Self:
         self._worker.open()
@@ -258,6 +333,23 @@ class TaskHandler:
     async def close(self) -> None:
         """Stop what serves, settle, deliver events. Safe to repeat."""
         await self._worker.close()
+
+    @property
+    def _integrated(self) -> bool:
+        return self.message_queue.storage is self.storage
+
+    def _flow_keeper(self) -> FlowKeeper | None:
+        config = self.config
+        if config.flow_barrier is None:
+            return None
+        keep = config.retention.executed
+        return FlowKeeper(
+            config.flow_barrier,
+            self.storage,
+            self._add_admitted,
+            config.clock,
+            forgotten_after=None if keep is None else seconds(keep, "retention"),
+        )
 
     def _known(self, queues: Sequence[str] | None) -> list[str]:
         known = self.task_queues.get_queues()

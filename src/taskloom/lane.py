@@ -12,12 +12,15 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from taskloom.actions import Attempt, BatchCall, RunSettings
+from taskloom.actions import RunSettings
+from taskloom.attempt import Attempt
+from taskloom.batch_call import BatchCall
 from taskloom.calling import begin, call_in_thread, runs_in_thread
 from taskloom.clock import Clock
 from taskloom.current import running
 from taskloom.errors import TaskTimeoutError
 from taskloom.executors import Executor
+from taskloom.handoff import AsyncTaskManager
 from taskloom.outcomes import Delivery, Outcome, Word
 from taskloom.task import Task
 
@@ -58,6 +61,10 @@ class LaneSettings(NamedTuple):
     context: Context
     """What user code starts from; each run gets a copy."""
     threads: Callable[[], ThreadPool]
+    manager: AsyncTaskManager | None = None
+    """Takes runs that are long enough to leave their slot."""
+    on_handed_off: Callable[[Delivery, Holder], None] = lambda delivery, holder: None
+    """Called when one did: its slot is free."""
 
 
 class Lane(ABC):
@@ -69,7 +76,7 @@ class Lane(ABC):
         self.executor = executor
         self.waiting: deque[Job] = deque()
         self.finished = 0
-        """How many runs have ended, ever."""
+        """How many runs have left their slot, ever: ended, or handed off."""
         self._settings = settings
         self._now = settings.clock.monotonic
         self._timeout = executor.time_limit
@@ -77,6 +84,8 @@ class Lane(ABC):
         self._threaded = runs_in_thread(function)
         self._tasks: dict[asyncio.Task[None], list[Job]] = {}
         self._stopping: dict[asyncio.Task[None], Word] = {}
+        self._away: set[asyncio.Task[None]] = set()
+        """Those of `_tasks` whose run was handed off: they hold no slot, and end with that run."""
 
     @property
     def running(self) -> int:
@@ -89,10 +98,17 @@ class Lane(ABC):
             for delivery, _ in jobs:
                 yield delivery.task.id
 
+    def handed_off_ids(self) -> Iterator[str]:
+        """Those of the running tasks that were handed off."""
+        for task in self._away:
+            for delivery, _ in self._tasks[task]:
+                yield delivery.task.id
+
     @property
     def in_hand(self) -> int:
-        """How many deliveries the lane holds, waiting and running."""
-        return len(self.waiting) + self.running
+        """How many deliveries the lane holds, waiting and in slots: not those handed off."""
+        away = sum(len(self._tasks[task]) for task in self._away)
+        return len(self.waiting) + self.running - away
 
     def feed(self, jobs: Iterable[Job]) -> None:
         """Take deliveries; they run in this order as slots get free."""
@@ -127,6 +143,7 @@ class Lane(ABC):
         """Give up on what does not react to being cancelled."""
         jobs = [job for held in self._tasks.values() for job in held]
         self._tasks = {}
+        self._away.clear()  # in place: slots hold on to it
         return jobs
 
     async def wait_idle(self) -> None:
@@ -151,6 +168,7 @@ class Lane(ABC):
     def _slot_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         self._stopping.pop(task, None)
+        self._away.discard(task)
         self._start_slots()
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error  # a fault of ours: loud, by the loop's exception handler

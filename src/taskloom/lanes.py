@@ -1,22 +1,31 @@
-"""The two kinds of lane, side by side: slots for single tasks, calls for batches.
+"""The kinds of lane, side by side: slots for single tasks, calls for batches.
 
 A lane of a single or parallel executor has slots: asyncio tasks that take one delivery after the
-other. A lane of a multi executor makes one call at a time with all that waits.
+other. With an `AsyncConfig`, a run that takes long leaves its slot. A lane of a multi executor
+makes one call at a time with all that waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable
 from typing import Any
 
-from taskloom.actions import Attempt, BatchCall
-from taskloom.executors import Executor, MultiTaskExecutor, SingleTaskExecutor
+from taskloom.attempt import Attempt
+from taskloom.batch_call import BatchCall
+from taskloom.clock import seconds
+from taskloom.codec import one_line
+from taskloom.errors import TaskTimeoutError
+from taskloom.executors import AsyncConfig, Executor, MultiTaskExecutor, SingleTaskExecutor
+from taskloom.handoff import AsyncTaskManager
 from taskloom.lane import Holder, Job, Lane, LaneObserver, LaneSettings
 from taskloom.outcomes import Delivery, Outcome, Word
 from taskloom.task import Task
 
 __all__ = [
     "BatchLane",
+    "HandoffLane",
     "Holder",
     "Job",
     "Lane",
@@ -26,8 +35,12 @@ __all__ = [
     "make_lane",
 ]
 
+_log = logging.getLogger(__name__)
+
 SLICE = 0.005
 """Seconds a slot may keep the event loop to itself while its tasks never wait."""
+OFFER_AGAIN = 0.25
+"""Seconds after which a run that was not taken off its slot is offered again."""
 
 
 class SlotLane(Lane):
@@ -44,14 +57,14 @@ class SlotLane(Lane):
         )
 
     def _start_slots(self) -> None:
-        free = self.executor.slots - len(self._tasks)
+        free = self.executor.slots - len(self._tasks) + len(self._away)
         for _ in range(min(free, len(self.waiting))):
             self._spawn()
 
     async def _work(self) -> None:
         me = asyncio.current_task()
         assert me is not None
-        own, waiting, now = self._tasks[me], self.waiting, self._now
+        own, waiting, away, now = self._tasks[me], self.waiting, self._away, self._now
         slice_end = now() + SLICE
         while waiting and not me.cancelling():
             job = waiting.popleft()
@@ -61,9 +74,12 @@ class SlotLane(Lane):
                 own.append(job)
                 outcome = await self._run(delivery, me)
                 own.clear()
-            if me in self._tasks:  # otherwise it was abandoned, and someone else has spoken
-                self.finished += 1
-                holder.ended(outcome)
+            if me not in self._tasks:
+                return  # it was abandoned, and someone else has spoken
+            holder.ended(outcome)
+            if me in away:
+                return  # its slot went on without it
+            self.finished += 1
             if outcome.ended >= slice_end:
                 await asyncio.sleep(0)
                 slice_end = now() + SLICE
@@ -99,6 +115,88 @@ class SlotLane(Lane):
             return attempt.end(error, ended)
         attempt.end(error, 0.0)  # closes it: a thread may still speak
         return Outcome(attempt.delivery, stopped, started=attempt.started, ended=ended)
+
+
+class HandoffLane(SlotLane):
+    """A lane whose runs leave their slot once they have taken long.
+
+    Such a run goes on in the asyncio task it is in, and ends as it would have: only its slot goes
+    on with the next task, in a new one. Where the manager has no room the run keeps its slot, and
+    is offered again.
+    """
+
+    def __init__(
+        self, executor: SingleTaskExecutor, config: AsyncConfig, settings: LaneSettings
+    ) -> None:
+        super().__init__(executor, settings)
+        self._config = config
+        self._after = seconds(config.handoff_timeout, "handoff_timeout")
+        self._manager = settings.manager
+        self._warned = False
+        self._timers: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+
+    def _begin(self, work: Any, actions: Attempt | BatchCall) -> Awaitable[None] | None:
+        rest = super()._begin(work, actions)
+        return None if rest is None else self._watched(rest)
+
+    async def _watched(self, rest: Awaitable[None]) -> None:
+        """The rest of user code that waits, offered to the manager when it takes long."""
+        me = asyncio.current_task()
+        assert me is not None
+        self._offer_in(self._after, me)
+        try:
+            await rest
+        except asyncio.CancelledError:
+            if self._evicted_after(me) is None:
+                raise
+        finally:
+            self._timers.pop(me).cancel()
+        after = self._evicted_after(me)
+        if after is not None:  # also when user code swallowed the cancellation
+            raise TaskTimeoutError(f"cancelled {after:.1f} s after it was handed off")
+
+    def _evicted_after(self, me: asyncio.Task[None]) -> float | None:
+        return None if self._manager is None else self._manager.evicted_after(me)
+
+    def _offer_in(self, delay: float, me: asyncio.Task[None], *, again: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[me] = loop.call_later(delay, self._offer, me, again)
+
+    def _offer(self, me: asyncio.Task[None], again: bool) -> None:
+        """Hand the run off if it may be and there is room for it."""
+        if me in self._stopping or not self._tasks.get(me):
+            return  # it is on its way out
+        [(delivery, holder)] = self._tasks[me]
+        if self._manager is None:
+            self._warn(delivery.task)
+        elif self._is_taken(self._manager, delivery.task, me, again):
+            self._away.add(me)
+            self.finished += 1
+            self._start_slots()
+            self._settings.on_handed_off(delivery, holder)
+        else:
+            self._offer_in(OFFER_AGAIN, me, again=True)
+
+    def _is_taken(
+        self, manager: AsyncTaskManager, task: Task[Any], me: asyncio.Task[None], again: bool
+    ) -> bool:
+        most = self._config.max_concurrent_async
+        if most is not None and len(self._away) >= most:
+            return False
+        # The manager counts one refusal of a run, however often it is offered again.
+        if again and (not manager.can_accept_task() or manager.is_handed_off(task.id)):
+            return False
+        return manager.handoff_task(task, me, self._config.max_duration)
+
+    def _warn(self, task: Task[Any]) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "tasks of type %s take longer than their handoff_timeout of %g s and keep their "
+                "slots: there is no AsyncTaskManager; pass one as async_task_manager",
+                one_line(task.type),
+                self._after,
+            )
 
 
 class BatchLane(Lane):
@@ -202,4 +300,6 @@ def make_lane(executor: Executor, settings: LaneSettings) -> Lane:
     """The lane that fits the kind of executor."""
     if isinstance(executor, MultiTaskExecutor):
         return BatchLane(executor, settings)
+    if executor.async_config is not None:
+        return HandoffLane(executor, executor.async_config, settings)
     return SlotLane(executor, settings)

@@ -17,6 +17,7 @@ from msgspec.structs import force_setattr
 
 from taskloom.clock import Seconds, seconds
 from taskloom.errors import ConfigurationError
+from taskloom.flow_events import FlowLifecycleProvider
 from taskloom.task import Task
 
 __all__ = [
@@ -358,7 +359,12 @@ class TaskNotificationProvider:
     def on_final_stats(self, event: list[QueueStats]) -> Reply: ...
 
 
-_PROVIDERS = (TaskLifecycleProvider, WorkerLifecycleProvider, TaskNotificationProvider)
+_PROVIDERS = (
+    TaskLifecycleProvider,
+    WorkerLifecycleProvider,
+    FlowLifecycleProvider,
+    TaskNotificationProvider,
+)
 
 EVENTS: dict[str, Callable[..., Reply]] = {
     name: method

@@ -12,7 +12,9 @@ from msgspec.structs import replace
 from taskloom.clock import Clock, seconds
 from taskloom.config import TaskHandlerConfig
 from taskloom.errors import UnavailableError
+from taskloom.flow_keeper import FlowKeeper
 from taskloom.interfaces.cache import Cache
+from taskloom.interfaces.flow_barrier import FlowNews
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskArchive, TaskStorage
 from taskloom.outage import Outage
@@ -42,7 +44,11 @@ class Maturity:
         owner: str,
         config: TaskHandlerConfig,
         put: Callable[[Sequence[Task[Any]]], Awaitable[None]],
+        flows: FlowKeeper | None,
+        tell: Callable[[Sequence[FlowNews]], Awaitable[None]],
     ) -> None:
+        self._flows = flows
+        self._tell = tell
         self._queue = queue
         self._storage = storage
         self._cache = cache
@@ -72,6 +78,8 @@ class Maturity:
                 return 0
             await self._recover()
             moved = await self._move()
+            if self._flows is not None:
+                await self._tell(await self._flows.sweep())
             await self._prune()
         finally:
             await self._unlock()
@@ -134,3 +142,6 @@ class Maturity:
                 gone = await self._storage.prune(status, ended_before=before, limit=PRUNE_BATCH)
                 if gone < PRUNE_BATCH:
                     break
+        if self._flows is not None and retention.executed is not None:
+            before = now - timedelta(seconds=seconds(retention.executed, "retention"))
+            await self._flows.barrier.prune(sent_before=before, limit=PRUNE_BATCH)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import UNSET
 
-from taskloom.actions import Attempt
+from taskloom.attempt import Attempt
 from taskloom.config import TaskHandlerConfig
 from taskloom.errors import TaskFailedError
 from taskloom.executors import Executor
@@ -65,9 +65,11 @@ class Reporter:
 
     @asynccontextmanager
     async def announcing(
-        self, tasks: Iterable[Task[Any]], executor_of: ExecutorOf
+        self, tasks: Iterable[Task[Any]], executor_of: ExecutorOf, also: Iterable[str] = ()
     ) -> AsyncIterator[Callable[[Iterable[Task[Any]]], None]]:
         """Around adding `tasks`: call what it gives with those that were accepted.
+
+        `also`: ids of tasks that may turn out to be added with them.
 
         They are told as scheduled at the end. Whatever else happens to them meanwhile, on a worker
         of this process that was quicker, is told after that.
@@ -76,7 +78,7 @@ class Reporter:
         if not self._wants_scheduled:
             yield accepted.extend
             return
-        with _held(self._unannounced, [task.id for task in tasks]):
+        with _held(self._unannounced, [*(task.id for task in tasks), *also]):
             yield accepted.extend
             for task in accepted:
                 fields = self._context(task, executor_of(task), worker=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
@@ -15,8 +15,10 @@ from taskloom.actions import RunSettings
 from taskloom.admission import Admission
 from taskloom.clock import seconds
 from taskloom.config import TaskHandlerConfig, make_worker_id
+from taskloom.flows import TIMEOUT_TYPE, NewFlow
+from taskloom.handoff import AsyncTaskManager
 from taskloom.interfaces.cache import Cache
-from taskloom.lanes import Job, Lane, LaneSettings, make_lane
+from taskloom.lanes import Holder, Job, Lane, LaneSettings, make_lane
 from taskloom.lifecycle import TaskLifecycleProvider
 from taskloom.listeners import Listeners
 from taskloom.locks import TaskLocks
@@ -46,7 +48,11 @@ class RunResult(Struct, frozen=True):
     locked: list[Task[Any]]
     """Their lock is held elsewhere; they did not run."""
     new_tasks: list[Task[Any]]
-    """What the tasks added; nobody has put them anywhere yet."""
+    """What the tasks added, steps of flows included; nobody has put them anywhere yet."""
+    flows: list[NewFlow]
+    """Flows the tasks started; no barrier knows them yet."""
+    handed_off: list[Task[Any]]
+    """Still running, with the `AsyncTaskManager`; how they end is not told here."""
 
 
 class TaskRunner:
@@ -60,6 +66,7 @@ class TaskRunner:
         task_queues: TaskQueuesManager,
         cache: Cache,
         *,
+        async_task_manager: AsyncTaskManager | None = None,
         lifecycle_provider: TaskLifecycleProvider | None = None,
         worker_id: str | None = None,
         config: TaskHandlerConfig | None = None,
@@ -82,17 +89,24 @@ class TaskRunner:
         )
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._threads: ThreadPoolExecutor | None = None
+        self.handoff_listeners: list[Callable[[Delivery, Holder], None]] = []
+        """Called with each delivery whose run was handed off: its lane has a free slot."""
+        self._unlocking: set[asyncio.Task[None]] = set()
         self._settings = LaneSettings(
             RunSettings(
                 worker_id=self.worker_id,
                 max_children=self.config.max_children,
                 max_depth=self.config.max_depth,
                 admit=self.admission.admit,
+                now=self.config.clock.now,
+                has_barrier=self.config.flow_barrier is not None,
             ),
             self.config.clock,
             self._reporter,
             copy_context(),
             self._thread_pool,
+            async_task_manager,
+            self._tell_handed_off,
         )
 
     async def start(self, queue_id: str, deliveries: Sequence[Delivery], holder: Any) -> None:
@@ -113,8 +127,10 @@ class TaskRunner:
             if lane is not None:
                 lane.feed(jobs)
                 continue
+            # A flow's sentinel needs no executor: that its time has come is all it has to say.
+            word = Word.SUCCESS if task_type == TIMEOUT_TYPE else Word.IGNORED
             for delivery, _ in jobs:
-                holder.ended(Outcome(delivery, Word.IGNORED))
+                holder.ended(Outcome(delivery, word))
 
     def lane(self, queue_id: str, task_type: str) -> Lane | None:
         """The lane of a type; None when it has no executor."""
@@ -136,6 +152,14 @@ class TaskRunner:
     def running_ids(self) -> list[str]:
         """The tasks that are with their executors now."""
         return [id for lane in self.lanes() for id in lane.running_ids()]
+
+    def handed_off_ids(self) -> set[str]:
+        """Those of the running tasks that were handed off."""
+        return {id for lane in self.lanes() for id in lane.handed_off_ids()}
+
+    def _tell_handed_off(self, delivery: Delivery, holder: Holder) -> None:
+        for tell in self.handoff_listeners:
+            tell(delivery, holder)
 
     def queues(self) -> list[str]:
         """The queues whose tasks can run here."""
@@ -173,23 +197,35 @@ class TaskRunner:
     async def run(self, runner_id: str, tasks: Sequence[Task[Any]]) -> RunResult:
         """Run `tasks` once and say how they ended; nothing is retried, stored or put anywhere.
 
-        `runner_id` names whoever asks, in events. Locks are released before it returns.
+        `runner_id` names whoever asks, in events. Tasks that are handed off are not waited for.
+        The locks of the others are released before it returns, theirs when they have ended.
         """
         deliveries = [Delivery(task, None) for task in tasks]
         sink = _Sink(len(deliveries))
         queues: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
             queues.setdefault(delivery.task.queue_id, []).append(delivery)
+        self.handoff_listeners.append(sink.handed_off)
         try:
             for queue_id, group in queues.items():
                 await self.start(queue_id, group, sink)
             await sink.full.wait()
+            return self._result(sink.outcomes, sink.away)
         finally:
-            await self.locks.release(deliveries)
-        return self._result(sink.outcomes)
+            self.handoff_listeners.remove(sink.handed_off)
+            away = dict(sink.away)
+            await self.locks.release(each for each in deliveries if each not in away)
+            if away:
+                late = asyncio.create_task(self._unlock(away, sink.over))
+                self._unlocking.add(late)
+                late.add_done_callback(self._unlocking.discard)
 
-    def _result(self, outcomes: Iterable[Outcome]) -> RunResult:
-        result = RunResult([], [], [], [], [])
+    async def _unlock(self, deliveries: Iterable[Delivery], over: asyncio.Event) -> None:
+        await over.wait()
+        await self.locks.release(deliveries)
+
+    def _result(self, outcomes: Iterable[Outcome], away: Iterable[Delivery]) -> RunResult:
+        result = RunResult([], [], [], [], [], [], [delivery.task for delivery in away])
         around = Circumstances.without_engines(self.config.clock.now())
         for outcome in outcomes:
             task = outcome.delivery.task
@@ -210,6 +246,7 @@ class TaskRunner:
             else:
                 lists.get(outcome.word, result.failed).append(ended)
             result.new_tasks.extend(outcome.children)
+            result.flows.extend(outcome.flows)
         return result
 
     def _thread_pool(self) -> ThreadPoolExecutor:
@@ -221,21 +258,36 @@ class TaskRunner:
 
 
 class _Sink:
-    """A holder without a lease: collects outcomes."""
+    """A holder without a lease: collects outcomes, and what is not waited for."""
 
     trusted_until = float("inf")
 
     def __init__(self, expected: int) -> None:
         self.outcomes: list[Outcome] = []
+        self.away: dict[Delivery, None] = {}
+        """Handed off and still running, in order."""
         self.full = asyncio.Event()
+        """Everything has ended or was handed off."""
+        self.over = asyncio.Event()
+        """Everything has ended."""
         self._expected = expected
-        if not expected:
-            self.full.set()
+        self._look()
 
     def ended(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if len(self.outcomes) >= self._expected:
+        self.away.pop(outcome.delivery, None)
+        self._look()
+
+    def handed_off(self, delivery: Delivery, holder: object) -> None:
+        if holder is self:
+            self.away[delivery] = None
+            self._look()
+
+    def _look(self) -> None:
+        if len(self.outcomes) + len(self.away) >= self._expected:
             self.full.set()
+        if len(self.outcomes) >= self._expected:
+            self.over.set()
 
 
 def _release(jobs: Iterable[Job]) -> None:

@@ -15,11 +15,12 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from taskloom.executors import Executor
+from taskloom.flows import FlowStepResult
 from taskloom.outcomes import Ending, Outcome, Word
 from taskloom.retry import retry_delay
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["LIBRARY_STATS", "Circumstances", "Verdict", "decide"]
+__all__ = ["LIBRARY_STATS", "Circumstances", "Verdict", "decide", "step_result"]
 
 LIBRARY_STATS = frozenset(
     {
@@ -107,7 +108,16 @@ def _succeeded(outcome: Outcome, around: Circumstances) -> Verdict:
         return Verdict(outcome, status)
     # The stats stay as they are unless there is something to note: nothing to encode or write.
     stats = None if outcome.notes is None else _stats(outcome, {})
-    ending = Ending(outcome.delivery, status, outcome.result, stats, None, _with(outcome, around))
+    ending = Ending(
+        outcome.delivery,
+        status,
+        outcome.result,
+        stats,
+        None,
+        _with(outcome, around),
+        outcome.flows,
+        None if outcome.delivery.task.metadata.flow is None else _step(outcome, None),
+    )
     return Verdict(outcome, status, ending)
 
 
@@ -136,7 +146,11 @@ def _failed(outcome: Outcome, executor: Executor | None, around: Circumstances) 
 
 def _rescheduled(outcome: Outcome, around: Circumstances) -> Verdict:
     assert outcome.next is not None, "a task that reschedules itself says how"
-    again = replace(outcome.next, status=TaskStatus.SCHEDULED, execution_result=UNSET)
+    task = outcome.next
+    if (flow := outcome.delivery.task.metadata.flow) != task.metadata.flow:
+        # A step stays one, also as a task that was made anew: its flow waits for it.
+        task = replace(task, metadata=replace(task.metadata, flow=flow))
+    again = replace(task, status=TaskStatus.SCHEDULED, execution_result=UNSET)
     return _goes_on(outcome, again, around, keep=False, will_retry=False)
 
 
@@ -155,7 +169,7 @@ def _goes_on(
         # Only the queue knows it, and it takes it back in one step.
         return Verdict(outcome, task.status, None, task, will_retry, task.execute_at)
     task = replace(task, status=status)
-    ending = Ending(delivery, status, UNSET, task.execution_stats, task, children)
+    ending = Ending(delivery, status, UNSET, task.execution_stats, task, children, outcome.flows)
     return Verdict(outcome, status, ending, back, will_retry, task.execute_at)
 
 
@@ -170,8 +184,48 @@ def _ended(
     outcome: Outcome, around: Circumstances, status: TaskStatus, news: dict[str, Any]
 ) -> Verdict:
     stats = _stats(outcome, news)
-    ending = Ending(outcome.delivery, status, UNSET, stats, None, _with(outcome, around))
+    reason = news.get("last_error") or _REASONS.get(status, str(status))
+    step = None if outcome.delivery.task.metadata.flow is None else _step(outcome, reason)
+    children = _with(outcome, around)
+    ending = Ending(outcome.delivery, status, UNSET, stats, None, children, outcome.flows, step)
     return Verdict(outcome, status, ending)
+
+
+_REASONS = {
+    TaskStatus.EXPIRED: "expired",
+    TaskStatus.IGNORED: "ignored: no executor is registered",
+}
+"""Why a task without an error of its own did not execute."""
+
+
+def step_result(task: Task[Any]) -> FlowStepResult | None:
+    """What a step that a storage has as ended counts as; None for what is no step."""
+    meta = task.metadata.flow
+    if meta is None or meta.is_join or meta.is_timeout:
+        return None
+    stats = task.execution_stats
+    if task.status is not TaskStatus.EXECUTED:
+        reason = stats.get("last_error") or _REASONS.get(task.status, str(task.status))
+        if task.status is TaskStatus.CANCELLED:
+            reason = f"cancelled: {stats.get('cancelled_reason') or 'no reason given'}"
+        return FlowStepResult(meta.step_index, "fail", None, reason)
+    result = None if task.execution_result is UNSET else task.execution_result
+    if "result_dropped" in stats:
+        result = {"result_dropped": stats["result_dropped"]}
+    return FlowStepResult(meta.step_index, "success", result)
+
+
+def _step(outcome: Outcome, error: str | None) -> FlowStepResult | None:
+    """What the end of a flow's step counts as; None for its join and its sentinel."""
+    meta = outcome.delivery.task.metadata.flow
+    if meta is None or meta.is_join or meta.is_timeout:
+        return None
+    if error is not None:
+        return FlowStepResult(meta.step_index, "fail", None, error)
+    result = None if outcome.result is UNSET else outcome.result
+    if outcome.notes and "result_dropped" in outcome.notes:
+        result = {"result_dropped": outcome.notes["result_dropped"]}
+    return FlowStepResult(meta.step_index, "success", result)
 
 
 def _with(outcome: Outcome, around: Circumstances) -> tuple[Task[Any], ...]:

@@ -13,7 +13,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TypeAlias
 
-from taskloom.carriers import Carrier, SettlerParts, SteppedCarrier, Steps, WholeCarrier
+from taskloom.carriers import Carrier, SteppedCarrier, WholeCarrier
+from taskloom.carrying import Carried, SettlerParts, Steps
 from taskloom.errors import UnavailableError
 from taskloom.group_commit import GroupCommit
 from taskloom.leases import Claim
@@ -100,7 +101,7 @@ class Settler:
             try:
                 async with asyncio.timeout(self._parts.call_limit):
                     doubtful = self._doubtful(group)
-                    fenced = await self._carrier.carry_out(verdicts, rows, doubtful, steps)
+                    carried = await self._carrier.carry_out(verdicts, rows, doubtful, steps)
             except (UnavailableError, TimeoutError) as error:
                 if not await self._outage.wait(error, until=self._trusted_until(group)):
                     _log.error("%d outcomes could not be settled in time", len(group))
@@ -109,7 +110,7 @@ class Settler:
                     return
             else:
                 self._outage.over()
-                await self._finish(group, verdicts, fenced)
+                await self._finish(group, verdicts, carried)
                 return
 
     def _decide(self, group: list[Settled]) -> list[Verdict]:
@@ -125,9 +126,10 @@ class Settler:
         return [decide(outcome, executor_of, around) for outcome, _ in group]
 
     async def _finish(
-        self, group: list[Settled], verdicts: list[Verdict], fenced: set[str]
+        self, group: list[Settled], verdicts: list[Verdict], carried: Carried
     ) -> None:
         await self._unlock(group)
+        fenced = carried.fenced
         _tally(group, verdicts, fenced)
         done, out = verdicts, list[Verdict]()
         if fenced:
@@ -135,6 +137,8 @@ class Settler:
             out = [v for v in verdicts if v.outcome.delivery.task.id in fenced]
         try:
             await self._parts.report(done, out)
+            if carried.news:
+                await self._parts.report_flows(carried.news)
         except Exception:
             _log.exception("reporting settled tasks failed")
         self._close(group)

@@ -1,4 +1,4 @@
-"""From a URL to the parts it names: a queue, a storage and a cache of one engine."""
+"""From a URL to the parts it names: a queue, a storage and the rest of one engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from taskloom.clock import Clock
 from taskloom.errors import ConfigurationError
-from taskloom.interfaces import Cache, MessageQueue, TaskStorage
+from taskloom.interfaces import (
+    Cache,
+    EntityProjections,
+    FlowBarrier,
+    MessageQueue,
+    TaskStorage,
+)
 
 __all__ = ["Parts", "parts_from_url", "redacted"]
 
@@ -19,6 +25,8 @@ class Parts(NamedTuple):
     queue: MessageQueue
     storage: TaskStorage
     cache: Cache
+    flow_barrier: FlowBarrier | None = None
+    entity_projections: EntityProjections | None = None
 
 
 def parts_from_url(url: str, clock: Clock) -> Parts:
@@ -54,10 +62,20 @@ def redacted(url: str) -> str:
 def _memory(url: str, rest: str, clock: Clock) -> Parts:
     if rest:
         raise ConfigurationError("memory:// takes nothing after it: each Loom has its own memory")
-    from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
+    from taskloom.memory import (
+        InMemoryCache,
+        InMemoryFlowBarrier,
+        InMemoryProjections,
+        InMemoryQueue,
+        InMemoryStorage,
+    )
 
     return Parts(
-        InMemoryQueue(clock=clock), InMemoryStorage(clock=clock), InMemoryCache(clock=clock)
+        InMemoryQueue(clock=clock),
+        InMemoryStorage(clock=clock),
+        InMemoryCache(clock=clock),
+        InMemoryFlowBarrier(clock=clock),
+        InMemoryProjections(),
     )
 
 
@@ -67,11 +85,24 @@ def _sqlite(url: str, rest: str, clock: Clock) -> Parts:
             "a sqlite url has three slashes before a relative path and four before an absolute "
             "one: sqlite:///taskloom.db, sqlite:////var/lib/taskloom.db"
         )
-    from taskloom.sql import SqlCache, SqlDatabase, SqlQueue, SqlStorage
+    from taskloom.sql import (
+        SqlCache,
+        SqlDatabase,
+        SqlFlowBarrier,
+        SqlProjections,
+        SqlQueue,
+        SqlStorage,
+    )
 
     database = SqlDatabase.from_url(url, clock=clock)
     storage = SqlStorage(database)
-    return Parts(SqlQueue(storage), storage, SqlCache(database))
+    return Parts(
+        SqlQueue(storage),
+        storage,
+        SqlCache(database),
+        SqlFlowBarrier(storage),
+        SqlProjections(storage),
+    )
 
 
 _ENGINES: dict[str, Callable[[str, str, Clock], Parts]] = {"memory": _memory, "sqlite": _sqlite}

@@ -11,12 +11,14 @@ from typing import Any
 from msgspec import Struct
 
 from taskloom.books import Books
-from taskloom.carriers import SettlerParts
+from taskloom.carrying import SettlerParts
 from taskloom.clock import seconds
 from taskloom.config import TaskHandlerConfig
 from taskloom.consumer import Consumer, ConsumerParts, Intake
 from taskloom.errors import ConfigurationError
 from taskloom.executors import Executor
+from taskloom.flow_keeper import FlowKeeper
+from taskloom.flow_reporter import FlowReporter
 from taskloom.interfaces.cache import Cache
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskStorage
@@ -24,6 +26,7 @@ from taskloom.leases import Claim, Keeper
 from taskloom.listeners import Listeners
 from taskloom.maturity import Maturity
 from taskloom.outcomes import Delivery, Word
+from taskloom.projector import Projector
 from taskloom.pulse import Pulse
 from taskloom.reporter import Reporter
 from taskloom.runner import TaskRunner
@@ -52,6 +55,9 @@ class WorkerParts(Struct, frozen=True):
     maturity: Maturity
     listeners: Listeners
     reporter: Reporter
+    projector: Projector
+    flows: FlowKeeper | None
+    flow_reporter: FlowReporter
     config: TaskHandlerConfig
     worker_id: str
     executor_of: Callable[[Task[Any]], Executor | None]
@@ -70,6 +76,7 @@ class Worker:
             failure_threshold=config.stats_failure_threshold,
         )
         lease = seconds(config.lease, "lease")
+        self._grace = seconds(config.shutdown_grace_period, "shutdown_grace_period")
         self._keeper = Keeper(
             parts.queue, parts.storage, lease, clock, self._on_lost, parts.runner.locks.renew
         )
@@ -82,13 +89,21 @@ class Worker:
             config,
         )
         self._books = Books(
-            self.figures, parts.reporter, parts.listeners, parts.executor_of, parts.cache, clock
+            self.figures,
+            parts.reporter,
+            parts.listeners,
+            parts.executor_of,
+            parts.cache,
+            clock,
+            parts.flow_reporter,
         )
         self._settler = Settler(
             SettlerParts(
                 queue=parts.queue,
                 storage=parts.storage,
                 locks=parts.runner.locks,
+                flows=parts.flows,
+                projector=parts.projector,
                 call_limit=self._keeper.call_limit,
                 clock=clock,
                 horizon=timedelta(seconds=seconds(config.storage_horizon, "storage_horizon")),
@@ -97,6 +112,7 @@ class Worker:
                 announcing=parts.reporter.announcing,
                 settling=parts.reporter.settling,
                 report=self._books.report,
+                report_flows=parts.flow_reporter.ended,
                 on_settled=self._on_settled,
             )
         )
@@ -111,10 +127,13 @@ class Worker:
             on_first_delivery=self._pulse.consumer_started,
             on_empty=self._made_progress,
             on_claim=self._on_claim,
+            on_start=self._on_start,
         )
         self._intake = Intake(self._consuming)
         self._consumers: dict[str, Consumer] = {}
+        parts.runner.handoff_listeners.append(self._on_handed_off)
         self._progress = asyncio.Event()
+        self._news = asyncio.Event()
         self._serving: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
         self._inline = asyncio.Lock()
@@ -178,8 +197,7 @@ class Worker:
         reason: str,
     ) -> None:
         """No more claims; unstarted work released; running work ended, settled; events told."""
-        grace = seconds(self._parts.config.shutdown_grace_period, "shutdown_grace_period")
-        await self._stop_consumers(queues, tasks, grace, hurry)
+        await self._stop_consumers(queues, tasks, self._grace, hurry)
         await self._pulse.stopped(reason)
         await self._books.tell_final_stats()
         await self._parts.listeners.flush(1.0 if hurry.is_set() else 5.0)
@@ -211,13 +229,22 @@ class Worker:
         self._closing.set()
         if self._serving:
             await asyncio.wait(self._serving)
+        await self._end_handed_off()
         await within(self._settler.join(), SETTLE_LIMIT)
+        await within(self._parts.projector.join(), SETTLE_LIMIT)
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
         self._parts.runner.close()
         if self.figures.untold:
             await self._books.tell_final_stats()
         await self._parts.listeners.close()
+
+    async def _end_handed_off(self) -> None:
+        """End what `process` has left running, as a worker that stops does."""
+        runner = self._parts.runner
+        if runner.handed_off_ids():
+            grace, hurry = self._grace, asyncio.Event()
+            await to_the_end(runner.stop(runner.queues(), grace, hurry), hurry)
 
     async def run_until(self, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
         """Run something endless until `stop`."""
@@ -231,12 +258,18 @@ class Worker:
     # Working without serving
 
     async def process(self, queue_id: str, limit: int) -> Claim:
-        """Claim once, run, settle; returns the claim with its tally."""
+        """Claim once, run, settle; returns the claim with its tally.
+
+        What is still open then was handed off: it goes on, under its lease, and is settled when it
+        ends, or ended by `close`.
+        """
         self._use_leases()
         claim = None
         try:
             claim = await self._intake.claim(queue_id, limit)
-            await claim.wait_settled()
+            await self._wait_attended(claim)
+            if claim.open:
+                self._see_off(claim)
         except BaseException:
             if claim is not None:
                 self._parts.runner.withdraw(list(claim.open.values()), Word.RELEASED)
@@ -246,13 +279,36 @@ class Worker:
             self._leave_leases()
         return claim
 
+    async def _wait_attended(self, claim: Claim) -> None:
+        """Return when what is not settled of `claim` was handed off."""
+        while not claim.open.keys() <= self._parts.runner.handed_off_ids():
+            await self._news.wait()
+
+    def _see_off(self, claim: Claim) -> None:
+        """Keep the leases of `claim` until all of it is settled."""
+
+        async def keep() -> None:
+            await claim.wait_settled()
+            self._leave_leases()
+
+        self._use_leases()
+        task = asyncio.create_task(keep(), name="taskloom-handed-off")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     async def run_inline(self, queue_ids: Iterable[str]) -> None:
         """Run what waits in these queues, and what that adds, before returning."""
         pending = set(queue_ids)
         async with self._inline:
             while pending:
-                busy = {q for q in pending if (await self.process(q, INLINE_BATCH)).size}
+                busy = {q for q in pending if await self._process_all(q)}
                 pending = busy | (set(self._parts.runner.queues()) if busy else set())
+
+    async def _process_all(self, queue_id: str) -> int:
+        """As `process`, but waits for what was handed off; returns how many were claimed."""
+        claim = await self.process(queue_id, INLINE_BATCH)
+        await claim.wait_settled()
+        return claim.size
 
     async def drain(self, queues: list[str], timeout: float | None) -> None:
         """Process `queues` until nothing is due, nothing runs and nothing waits to be settled."""
@@ -288,6 +344,11 @@ class Worker:
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
+    async def _on_start(self, deliveries: Sequence[Delivery]) -> None:
+        projector, executor_of = self._parts.projector, self._parts.executor_of
+        if rows := projector.starting(deliveries, lambda task: executor_of(task) is not None):
+            await projector.write(rows)
+
     async def _follow(self, claim: Claim) -> None:
         started = self._parts.config.clock.monotonic()
         await claim.wait_settled()
@@ -305,6 +366,11 @@ class Worker:
         for consumer in self._consumers.values():
             consumer.nudge()
         self._progress.set()
+        self._news.set()  # wakes all who wait for it, once
+        self._news = asyncio.Event()
+
+    def _on_handed_off(self, delivery: Delivery, holder: object) -> None:
+        self._on_settled()  # a lane has room, and a claim may have nothing left to wait for
 
     def _made_progress(self) -> None:
         self._progress.set()
