@@ -54,6 +54,9 @@ class TaskFields:
             raise TypeError(f"with_() got an unexpected keyword argument {name!r}")
         if "delay" in given and "at" in given:
             raise ValueError("delay and at: give one of them, not both")
+        self.given = given.keys()
+        """The names of the options that are not None."""
+        self.entity: EntityRef | None = given.get("entity")
         self._delay = _duration(given, "delay") or 0.0
         self._expires_in = _duration(given, "expires_in")
         self._at = _moment(given.get("at"))

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from taskloom.actions import Attempt, ExecutorActions
+from taskloom.actions import ExecutorActions
+from taskloom.attempt import Attempt
+from taskloom.batch_function import BatchFunction
 from taskloom.clock import Seconds, seconds
 from taskloom.executors import (
+    AsyncConfig,
     Executor,
     MultiTaskExecutor,
     OnTask,
@@ -20,7 +23,7 @@ from taskloom.executors import (
 )
 from taskloom.signature import BatchSignature, TaskSignature
 from taskloom.task import Task
-from taskloom.task_function import BatchFunction, TaskFunction
+from taskloom.task_function import TaskFunction
 
 __all__ = ["BatchDecorator", "FunctionOptions", "TaskDecorator", "check_name"]
 
@@ -53,6 +56,7 @@ class FunctionOptions:
     sequential: bool
     batch: int | None
     store_on_failure: bool
+    handoff_after: Seconds | None
     partition_key: Callable[[Task[Any]], str | None] | None
     timeout: Seconds | None
     retry_policy: RetryPolicy | None
@@ -65,6 +69,10 @@ class FunctionOptions:
             _check_number(self.batch, "batch", 1)
         if self.batch is not None and self.sequential:
             raise ValueError("batch and sequential: give one of them, not both")
+        if self.handoff_after is not None:
+            seconds(self.handoff_after, "handoff_after")
+            if self.batch is not None:
+                raise ValueError("batch and handoff_after: a call on many tasks is not handed off")
         if self.timeout is not None and seconds(self.timeout, "timeout") == 0:
             raise ValueError("timeout must be more than 0 seconds; None for no limit")
         for name in ("sequential", "store_on_failure"):
@@ -77,10 +85,12 @@ class FunctionOptions:
 
     def executor(self, signature: TaskSignature) -> Executor:
         """Runs tasks of a function: one by one, or `concurrency` at once."""
-        run = _on_task(signature)
+        run, options = _on_task(signature), self._common()
+        if self.handoff_after is not None:
+            options["async_config"] = AsyncConfig(handoff_timeout=self.handoff_after)
         if self.sequential:
-            return SingleTaskExecutor(run, **self._common())
-        return ParallelTaskExecutor(run, chunk_size=self.concurrency, **self._common())
+            return SingleTaskExecutor(run, **options)
+        return ParallelTaskExecutor(run, chunk_size=self.concurrency, **options)
 
     def batch_executor(self, signature: BatchSignature) -> Executor:
         """Runs tasks of a batch function: `batch` in one call."""

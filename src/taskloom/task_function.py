@@ -4,69 +4,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from taskloom.actions import ExecutorActions
-from taskloom.clock import Clock
-from taskloom.enqueue_options import EnqueueOptions, TaskFields
-from taskloom.signature import BatchSignature, TaskSignature
-from taskloom.task import Task
+from taskloom.enqueue_options import EnqueueOptions
+from taskloom.flows import FlowStep
+from taskloom.own_tasks import OwnTasks, place_of
+from taskloom.signature import TaskSignature
+from taskloom.task import FlowJoin, Task
 
-__all__ = [
-    "BatchEnqueue",
-    "BatchFunction",
-    "Door",
-    "Enqueue",
-    "TaskFunction",
-    "tasks_of",
-]
+__all__ = ["Enqueue", "TaskFunction"]
 
 FunctionT_co = TypeVar("FunctionT_co", bound=Callable[..., Any], covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
-RowT = TypeVar("RowT")
-
-
-class Door(Protocol):
-    """Where a function's tasks go in: a Loom."""
-
-    @property
-    def clock(self) -> Clock:
-        """What `delay` and `expires_in` count from."""
-        ...
-
-    async def add_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]:
-        """As on the handler."""
-        ...
-
-
-class _Tasks:
-    """Makes and adds the tasks of one function, with one set of options."""
-
-    def __init__(self, type: str, queue: str, door: Door, fields: TaskFields) -> None:
-        self.type = type
-        self.queue = queue
-        self.door = door
-        self._fields = fields
-
-    def with_options(self, options: EnqueueOptions) -> _Tasks:
-        return _Tasks(self.type, self.queue, self.door, TaskFields(options))
-
-    async def add(self, payloads: list[Any]) -> list[Task[Any]]:
-        """One task per payload, in one call of `add_tasks`; none for none."""
-        if not payloads:
-            return []
-        fields = self._fields.at(self.door.clock.now())
-        type, queue = self.type, self.queue
-        return await self.door.add_tasks(
-            [Task(type=type, queue_id=queue, payload=payload, **fields) for payload in payloads]
-        )
 
 
 class Enqueue(Generic[FunctionT_co]):
     """Adds tasks of a function: what `with_` returns, and what the function itself can do."""
 
-    def __init__(self, signature: TaskSignature, tasks: _Tasks) -> None:
+    def __init__(self, signature: TaskSignature, tasks: OwnTasks) -> None:
         self._signature = signature
         self._tasks = tasks
 
@@ -131,6 +88,48 @@ class Enqueue(Generic[FunctionT_co]):
         payloads = [self._call(call, index) for index, call in enumerate(calls)]
         return await self._tasks.add(payloads)
 
+    # The same overloads as of `enqueue`: no type can say it once for both.
+    @overload
+    def step(
+        self: Enqueue[Callable[Concatenate[Task[Any], ExecutorActions, P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FlowStep: ...
+    @overload
+    def step(
+        self: Enqueue[Callable[Concatenate[ExecutorActions, Task[Any], P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FlowStep: ...
+    @overload
+    def step(
+        self: Enqueue[Callable[Concatenate[Task[Any], P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FlowStep: ...
+    @overload
+    def step(
+        self: Enqueue[Callable[Concatenate[ExecutorActions, P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FlowStep: ...
+    @overload
+    def step(self: Enqueue[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> FlowStep: ...
+    def step(self, /, *args: Any, **kwargs: Any) -> FlowStep:
+        """One step of a flow with these arguments; adds nothing by itself.
+
+            await loom.start_flow([resize.step(path) for path in paths], join=publish.join())
+
+        Checked like the arguments of `enqueue`. Of the options of `with_` a step has only `entity`:
+        `TypeError` names another one.
+        """
+        where = f"{self._signature.name}.step()"
+        return self._tasks.step(self._signature.payload(args, kwargs, where), where)
+
     def _call(self, call: object, index: int) -> dict[str, Any]:
         where = f"{self._signature.name}.enqueue_many(): item {index}"
         if isinstance(call, tuple):
@@ -160,7 +159,7 @@ class TaskFunction(Enqueue[FunctionT_co]):
     queue: str
     function: FunctionT_co
 
-    def __init__(self, function: FunctionT_co, signature: TaskSignature, tasks: _Tasks) -> None:
+    def __init__(self, function: FunctionT_co, signature: TaskSignature, tasks: OwnTasks) -> None:
         super().__init__(signature, tasks)
         functools.update_wrapper(self, function)
         self.function = function
@@ -182,92 +181,19 @@ class TaskFunction(Enqueue[FunctionT_co]):
         """
         return Enqueue(self._signature, self._tasks.with_options(options))
 
-    def __repr__(self) -> str:
-        return f"<task {self.type!r} in queue {self.queue!r}: {_place_of(self.function)}>"
+    def join(self) -> FlowJoin:
+        """The function as the join of a flow: called once, with the results of all steps.
 
+            @loom.task
+            async def publish(results: FlowResults) -> None: ...
 
-class BatchEnqueue(Generic[RowT]):
-    """Adds tasks of a batch function: what its `with_` returns, and what it can do itself."""
+            await loom.start_flow(steps, join=publish.join())
 
-    def __init__(self, signature: BatchSignature, tasks: _Tasks) -> None:
-        self._signature = signature
-        self._tasks = tasks
-
-    async def enqueue(self, row: RowT) -> Task[Any]:
-        """Add one task with `row` as its payload; returns it once it is accepted.
-
-            task = await insert_rows.enqueue(Row(id=1))
-
-        `TypeError` or `InvalidTaskError` when it is not a `Row`; then nothing is added.
+        A parameter annotated `FlowResults` gets them. `TypeError` for another one without a
+        default.
         """
-        payload = self._signature.payload(row, f"{self._signature.name}.enqueue()")
-        [task] = await self._tasks.add([payload])
-        return task
-
-    async def enqueue_many(self, rows: Iterable[RowT]) -> list[Task[Any]]:
-        """Add one task per row in one step; returns them in order.
-
-            await insert_rows.enqueue_many(Row(id=number) for number in range(1000))
-
-        All are checked before any is added; an error names the item.
-        """
-        where = f"{self._signature.name}.enqueue_many(): item "
-        payloads = [
-            self._signature.payload(row, f"{where}{index}") for index, row in enumerate(rows)
-        ]
-        return await self._tasks.add(payloads)
-
-
-class BatchFunction(BatchEnqueue[RowT], Generic[RowT, R]):
-    """A function that takes many tasks in one call. Made by `@loom.task(batch=…)`.
-
-        @loom.task(batch=100)
-        async def insert_rows(tasks: list[Task[Row]], actions: ExecutorActions) -> None:
-            await database.insert([task.payload for task in tasks])
-            for task in tasks:
-                actions.success(task)
-
-        await insert_rows.enqueue(Row(id=1))
-
-    It speaks for each task itself: one it says nothing about has failed. `type` and `queue` are
-    those of its tasks, `function` is what was decorated.
-    """
-
-    __name__: str
-    type: str
-    queue: str
-    function: Callable[[list[Task[RowT]], ExecutorActions], R]
-
-    def __init__(
-        self,
-        function: Callable[[list[Task[RowT]], ExecutorActions], R],
-        signature: BatchSignature,
-        tasks: _Tasks,
-    ) -> None:
-        super().__init__(signature, tasks)
-        functools.update_wrapper(self, function)
-        self.function = function
-        self.type, self.queue = tasks.type, tasks.queue
-
-    def __call__(self, tasks: list[Task[RowT]], actions: ExecutorActions) -> R:
-        """Call the function itself."""
-        return self.function(tasks, actions)
-
-    def with_(self, /, **options: Unpack[EnqueueOptions]) -> BatchEnqueue[RowT]:
-        """The function's `enqueue` and `enqueue_many`, with options as of `TaskFunction.with_`.
-
-        await insert_rows.with_(delay=60).enqueue(Row(id=1))
-        """
-        return BatchEnqueue(self._signature, self._tasks.with_options(options))
+        self._signature.check_join(f"{self._signature.name}.join()")
+        return FlowJoin(self.type, self.queue)
 
     def __repr__(self) -> str:
-        return f"<batch task {self.type!r} in queue {self.queue!r}: {_place_of(self.function)}>"
-
-
-def tasks_of(type: str, queue: str, door: Door) -> _Tasks:
-    """What a decorated function adds its tasks with, before any options."""
-    return _Tasks(type, queue, door, TaskFields({}))
-
-
-def _place_of(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
+        return f"<task {self.type!r} in queue {self.queue!r}: {place_of(self.function)}>"

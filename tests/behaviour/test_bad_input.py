@@ -73,6 +73,7 @@ CONTEXTS: dict[str, Any] = {
     "a list": ["k"],
 }
 
+TIME_FIELDS = ("execute_at", "expires_at", "created_at", "updated_at", "processing_started_at")
 FIELDS: list[tuple[str, str, Any]] = [
     *((field, why, value) for field in ("type", "queue_id", "id") for why, value in NAMES.items()),
     *(
@@ -80,11 +81,7 @@ FIELDS: list[tuple[str, str, Any]] = [
         for field in ("task_group", "task_hash", "partition_key")
         for why, value in NAMES.items()
     ),
-    *(
-        (field, why, value)
-        for field in ("execute_at", "expires_at", "created_at", "processing_started_at")
-        for why, value in TIMES.items()
-    ),
+    *((field, why, value) for field in TIME_FIELDS for why, value in TIMES.items()),
     *((field, why, value) for field in ("retries", "retry_count") for why, value in COUNTS.items()),
     *(("retry_after", why, value) for why, value in SECONDS.items()),
     *(("entity", why, value) for why, value in ENTITIES.items()),

@@ -110,6 +110,7 @@ async def test_a_closed_door_says_how_to_open_it() -> None:
     calls = [
         send.enqueue(),
         loom.add_tasks([]),
+        loom.start_flow([send.step()], join=send.join()),
         loom.get_tasks([]),
         loom.cancel_tasks([], reason="x"),
         loom.retry_tasks([]),

@@ -118,6 +118,8 @@ TYPED: dict[str, Any] = {
 def test_payload_has_every_parameter_by_name_in_order_with_defaults() -> None:
     assert list(payload(send, "a").items()) == [("to", "a"), ("subject", "Hi"), ("copies", 1)]
     assert list(payload(send, copies=2, to="a")) == ["to", "subject", "copies"]
+    assert payload(send, "a", "Ho") == {"to": "a", "subject": "Ho", "copies": 1}
+    assert payload(mixed, 1, 2, third=4) == {"first": 1, "second": 2, "third": 4}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +259,15 @@ def test_injected_parameters_are_no_part_of_the_payload() -> None:
     assert injected(*args, **kwargs) == (1, ACTIONS, 3, task)
     with pytest.raises(TypeError, match="unexpected keyword argument 'task'"):
         signature.payload((1,), {"task": task}, "x")
+
+
+def test_what_is_injected_by_keyword_alone() -> None:
+    def injected(first: int, *, task: Task[int]) -> tuple[Any, ...]:
+        return first, task
+
+    task = task_with({"first": 1})
+    args, kwargs = TaskSignature(injected).arguments(task, ACTIONS)
+    assert injected(*args, **kwargs) == (1, task)
 
 
 # Functions that cannot be tasks.

@@ -15,7 +15,12 @@ from taskloom.actions import ExecutorActions
 from taskloom.app import Loom
 from taskloom.config import TaskHandlerConfig
 from taskloom.errors import InvalidTaskError, RegistrationError
-from taskloom.executors import MultiTaskExecutor, ParallelTaskExecutor, SingleTaskExecutor
+from taskloom.executors import (
+    AsyncConfig,
+    MultiTaskExecutor,
+    ParallelTaskExecutor,
+    SingleTaskExecutor,
+)
 from taskloom.task import EntityRef, Task, TaskStatus
 from taskloom.testing.clock import ManualClock
 
@@ -23,16 +28,16 @@ NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class CountingLoom(Loom):
-    """A Loom that remembers how many tasks each `add_tasks` was given."""
+    """A Loom that remembers how many tasks each `add_tasks` accepted."""
 
     def __init__(self) -> None:
         super().__init__("memory://", config=TaskHandlerConfig(clock=ManualClock(NOW)))
         self.added: list[int] = []
 
     async def add_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]:
-        given = list(tasks)
-        self.added.append(len(given))
-        return await super().add_tasks(given)
+        accepted = await super().add_tasks(tasks)
+        self.added.append(len(accepted))
+        return accepted
 
 
 @pytest.fixture
@@ -77,17 +82,23 @@ async def test_names_and_kinds_of_executor(loom: Loom) -> None:
     @loom.task(sequential=True, store_on_failure=False)
     def two(to: str) -> None: ...
 
+    @loom.task(handoff_after=timedelta(minutes=1))
+    async def long() -> None: ...
+
     @loom.task(batch=50)
     async def three(tasks: list[Task[Row]], actions: ExecutorActions) -> None: ...
 
     executor = loom.queues.get_executor("email", "mail.send")
     assert isinstance(executor, ParallelTaskExecutor)
     assert (executor.chunk_size, executor.default_retries, executor.time_limit) == (4, 7, 3.0)
-    assert executor.store_on_failure
+    assert (executor.store_on_failure, executor.async_config) == (True, None)
     second = loom.queues.get_executor("default", "two")
     assert isinstance(second, SingleTaskExecutor)
     assert not isinstance(second, ParallelTaskExecutor)
     assert not second.store_on_failure
+    patient = loom.queues.get_executor("default", "long")
+    assert isinstance(patient, ParallelTaskExecutor)
+    assert patient.async_config == AsyncConfig(handoff_timeout=60)
     third = loom.queues.get_executor("default", "three")
     assert isinstance(third, MultiTaskExecutor)
     assert third.max_batch == 50
@@ -103,6 +114,8 @@ async def test_names_and_kinds_of_executor(loom: Loom) -> None:
         ({"batch": 2, "sequential": True}, "batch and sequential"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1}, "timeout"),
+        ({"handoff_after": -1}, "handoff_after"),
+        ({"batch": 2, "handoff_after": 5}, "batch and handoff_after"),
         ({"queue": ""}, "queue"),
         ({"type": ""}, "type"),
         ({"store_on_failure": None}, "store_on_failure"),
