@@ -281,6 +281,7 @@ class Consumer:
             if lane.in_hand < lane.executor.slots + ahead / 2:
                 room += lane.executor.slots + ahead - lane.in_hand
         unsettled = self._parts.keeper.held(self.queue_id)
+        unsettled -= self._parts.runner.handed_off(self.queue_id)
         return min(room, MOST_IN_HAND, 2 * MOST_IN_HAND - unsettled)
 
     async def _wait_for_room(self, limit: float = LOOK_AHEAD) -> None:

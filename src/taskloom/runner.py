@@ -88,6 +88,8 @@ class TaskRunner:
             self.config,
         )
         self._lanes: dict[tuple[str, str], Lane] = {}
+        self._replaced: list[tuple[str, Lane]] = []
+        """Lanes whose executor was replaced while they had work, by queue."""
         self._threads: ThreadPoolExecutor | None = None
         self.handoff_listeners: list[Callable[[Delivery, Holder], None]] = []
         """Called with each delivery whose run was handed off: its lane has a free slot."""
@@ -139,15 +141,26 @@ class TaskRunner:
             return None
         lane = self._lanes.get((queue_id, task_type))
         if lane is None or lane.executor is not executor:
+            if lane is not None and (lane.waiting or lane.running):
+                self._replaced.append((queue_id, lane))
             lane = self._lanes[queue_id, task_type] = make_lane(executor, self._settings)
         return lane
 
     def lanes(self, queue_id: str | None = None) -> list[Lane]:
         """The lanes of one queue (with those of types that have not come yet), or all there are."""
         if queue_id is None:
-            return list(self._lanes.values())
+            return [lane for _, lane in self._all()]
         types = self._queues.get_task_types_for_queue(queue_id)
         return [lane for name in types if (lane := self.lane(queue_id, name)) is not None]
+
+    def _all(self) -> list[tuple[str, Lane]]:
+        """Every lane that may have work, with its queue."""
+        self._replaced = [(id, lane) for id, lane in self._replaced if lane.waiting or lane.running]
+        return [*((id, lane) for (id, _), lane in self._lanes.items()), *self._replaced]
+
+    def handed_off(self, queue_id: str) -> int:
+        """How many tasks of a queue are running outside their slots."""
+        return sum(lane.running + len(lane.waiting) - lane.in_hand for lane in self.lanes(queue_id))
 
     def running_ids(self) -> list[str]:
         """The tasks that are with their executors now."""
@@ -177,7 +190,7 @@ class TaskRunner:
         `hurry` ends the grace. What does not react to being cancelled is released all the same.
         """
         wanted = set(queues)
-        lanes = [lane for (queue_id, _), lane in self._lanes.items() if queue_id in wanted]
+        lanes = [lane for queue_id, lane in self._all() if queue_id in wanted]
         for lane in lanes:
             _release(lane.shed(0))
         if await _all_idle(lanes, grace, hurry):

@@ -19,6 +19,7 @@ class QueueFigures:
     success: int = 0
     failed: int = 0
     ignored: int = 0
+    handed_off: int = 0
 
     @property
     def total(self) -> int:
@@ -66,6 +67,10 @@ class Figures:
         consumer.failed += failed
         consumer.last_task_at = at
 
+    def count_handed_off(self, queue_id: str) -> None:
+        """A run left its slot."""
+        self._queues.setdefault(queue_id, QueueFigures()).handed_off += 1
+
     def consumer(self, queue_id: str) -> ConsumerFigures:
         """The figures of a queue's consumer."""
         return self._consumers.setdefault(queue_id, ConsumerFigures())
@@ -95,7 +100,7 @@ class Figures:
             queue_id=queue_id,
             success=figures.success,
             failed=figures.failed,
-            handed_off=0,
+            handed_off=figures.handed_off,
             ignored=figures.ignored,
             instance_id=self._instance_id,
         )

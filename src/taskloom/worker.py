@@ -370,6 +370,7 @@ class Worker:
         self._news = asyncio.Event()
 
     def _on_handed_off(self, delivery: Delivery, holder: object) -> None:
+        self.figures.count_handed_off(delivery.task.queue_id)
         self._on_settled()  # a lane has room, and a claim may have nothing left to wait for
 
     def _made_progress(self) -> None:

@@ -133,6 +133,18 @@ async def test_3_4_after_stop_nothing_is_claimed(engines: Engines) -> None:
     assert await engines.queue.depth(QUEUE) == 1
 
 
+async def test_3_4_what_a_replaced_executor_runs_is_released_too(engines: Engines) -> None:
+    old, new = Runs(gate=asyncio.Event()), Runs()
+    handler = engines.handler({TYPE: single(old)}, shutdown_grace_period=0.05)
+    await handler.add_tasks([make_task("old")])
+    async with serving(handler):
+        await old.reach(1)
+        handler.task_queues.register(QUEUE, TYPE, single(new), replace=True)
+        await handler.add_tasks([make_task("new")])
+        await new.reach(1)
+    assert await engines.queue.depth(QUEUE) == 1
+
+
 async def test_3_4_what_runs_may_finish_and_is_settled(engines: Engines) -> None:
     runs = Runs(gate=asyncio.Event())
     assert runs.gate is not None

@@ -68,7 +68,14 @@ class Bench:
         self.observer = Observer()
         self.started: asyncio.Queue[Any] = asyncio.Queue()
         self.gate = asyncio.Event()
-        run = RunSettings(worker_id="w", max_children=10, max_depth=5, admit=lambda task: task)
+        run = RunSettings(
+            worker_id="w",
+            max_children=10,
+            max_depth=5,
+            admit=lambda task: task,
+            now=self.clock.now,
+            has_barrier=False,
+        )
         self.settings = LaneSettings(
             run, self.clock, self.observer, copy_context(), lambda: threads
         )
