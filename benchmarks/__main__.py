@@ -8,7 +8,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import adding, backlog, drain_memory, drain_sqlite, latency, memory_use, waiting
+from benchmarks import (
+    adding,
+    backlog,
+    drain_memory,
+    drain_sqlite,
+    flows,
+    latency,
+    memory_use,
+    waiting,
+)
 from benchmarks.harness import Figure, Options
 from benchmarks.noise import Noise
 from benchmarks.report import show, write
@@ -17,6 +26,7 @@ PARTS: dict[str, Callable[[Options], list[Figure]]] = {
     "drain-sqlite": drain_sqlite.figures,
     "add": adding.figures,
     "drain-memory": drain_memory.figures,
+    "flows": flows.figures,
     "latency": latency.figures,
     "waiting": waiting.figures,
     "backlog": backlog.figures,
