@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
+
+from taskloom.interfaces.opening import Opening
 
 __all__ = ["Cache"]
 
 _Keys: TypeAlias = set[str]  # inside the class, `set` is a method
 
 
-class Cache(ABC):
+class Cache(Opening, ABC):
     """Values by key, each with a time to live, and locks by key and owner.
 
     Values are what JSON can hold. A `ttl` is in seconds; None means for ever. Locks and values live
@@ -52,21 +53,3 @@ class Cache(ABC):
     @abstractmethod
     async def release_many(self, keys: Sequence[str], owner: str) -> None:
         """Unlock those of `keys` that are the owner's; others stay as they are."""
-
-    async def open(self) -> None:  # noqa: B027 (a cache in memory has nothing to open)
-        """Connect and create what is missing. Safe to repeat."""
-
-    async def close(self) -> None:  # noqa: B027 (as above)
-        """Let go of connections. Safe to repeat."""
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()

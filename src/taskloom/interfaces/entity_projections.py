@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from taskloom.interfaces.opening import Opening
 from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.projections import EntityTaskProjection
 
 __all__ = ["EntityProjections"]
 
 
-class EntityProjections(ABC):
+class EntityProjections(Opening, ABC):
     """Receives rows, many at a time. Write one for your own tables: one method is enough.
 
     A call may be repeated, and calls about one task may come out of order: keep the first terminal
@@ -27,21 +26,3 @@ class EntityProjections(ABC):
     @abstractmethod
     async def upsert_projections(self, entries: Sequence[EntityTaskProjection]) -> None:
         """Write rows by `task_id`; the last of equal ids among `entries` that may is kept."""
-
-    async def open(self) -> None:  # noqa: B027 - nothing to open for most
-        """Connect and create what is missing. Safe to repeat."""
-
-    async def close(self) -> None:  # noqa: B027
-        """Let go of connections. Safe to repeat."""
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()

@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from taskloom.flows import FlowEnd, FlowStepResult, NewFlow
+from taskloom.interfaces.opening import Opening
 from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.outcomes import Settlement
 from taskloom.task import Task
@@ -72,7 +72,7 @@ class FlowSettled(Struct, frozen=True):
     news: list[FlowNews]
 
 
-class FlowBarrier(ABC):
+class FlowBarrier(Opening, ABC):
     """What flows need of an engine.
 
     Every method is one atomic write and safe to repeat. All raise `StorageUnavailableError` when
@@ -150,21 +150,3 @@ class FlowBarrier(ABC):
         flows that have not started.
         """
         raise NotImplementedError(f"{type(self).__name__} shares no storage")
-
-    async def open(self) -> None:  # noqa: B027 - most share what their storage opens
-        """Connect and create what is missing. Safe to repeat."""
-
-    async def close(self) -> None:  # noqa: B027
-        """Let go of connections. Safe to repeat."""
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()

@@ -6,11 +6,11 @@ import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from taskloom.interfaces.opening import Opening
 from taskloom.outcomes import Delivery, UnreadableRecord
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class QueueFeatures(Struct, frozen=True):
         return self.delay or self.inline
 
 
-class MessageQueue(ABC):
+class MessageQueue(Opening, ABC):
     """One engine's queues, each under its id.
 
     A delivery is leased: until `lease` seconds after the claim (or the last `extend`) nobody else
@@ -61,7 +61,7 @@ class MessageQueue(ABC):
     storage: TaskStorage | None = None
     """The storage that *is* this queue: a task is one record there from birth to end."""
 
-    def register(self, queue_id: str) -> None:  # noqa: B027 (most engines have nothing to prepare)
+    def register(self, queue_id: str) -> None:
         """Announce a queue before it is used. Safe to repeat."""
 
     @abstractmethod
@@ -107,24 +107,6 @@ class MessageQueue(ABC):
     @abstractmethod
     async def depth(self, queue_id: str) -> int:
         """How many tasks are waiting and due: nothing in flight, nothing delayed."""
-
-    async def open(self) -> None:  # noqa: B027 (an engine in memory has nothing to open)
-        """Connect and create what is missing. Safe to repeat."""
-
-    async def close(self) -> None:  # noqa: B027 (as above)
-        """Let go of connections. Safe to repeat."""
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     # For those who use a queue without tasks' executors.
 

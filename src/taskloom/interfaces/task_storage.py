@@ -5,19 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from msgspec import Struct
 
 from taskloom.identity import new_id
+from taskloom.interfaces.opening import Opening
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
 from taskloom.task import EntityRef, Task, TaskStatus
 
 __all__ = ["CleanupStats", "DeadRecord", "TaskArchive", "TaskStorage", "WorkerRecord"]
 
 
-class TaskStorage(ABC):
+class TaskStorage(Opening, ABC):
     """What work needs of a storage.
 
     Every method takes many tasks and is one atomic write where the engine has transactions. All
@@ -91,18 +91,6 @@ class TaskStorage(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go of connections. Safe to repeat."""
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 class DeadRecord(Struct, frozen=True):

@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.errors import ConfigurationError, StorageUnavailableError
+from taskloom.interfaces.opening import Opening
 from taskloom.sql.dialect import refuse_foreign
 from taskloom.sql.lane import Lane
 from taskloom.sql.rows import micros
@@ -39,7 +39,7 @@ _WAL_LIMIT = 8 * 1024 * 1024
 """Bytes of log at which even a process that writes nothing checkpoints."""
 
 
-class SqlDatabase:
+class SqlDatabase(Opening):
     """One SQLite file (or database in memory), for all parts made on it.
 
     Writes go through one connection on a thread of its own, each a transaction of one hop; what
@@ -110,18 +110,6 @@ class SqlDatabase:
                 while self._aside:
                     await asyncio.wait(self._aside)
                 await self._disconnect()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def _connect(self) -> None:
         engine, file = await asyncio.to_thread(self._locate)
