@@ -25,7 +25,7 @@ $(READY): pyproject.toml uv.lock
 	@$(BIN)/uv sync --quiet --frozen --inexact
 	@touch $@
 
-demo: $(READY) ## Index a folder through a durable queue on SQLite: FOLDER=… for another one
+demo: $(READY) ## Index a folder as a durable flow on SQLite: FOLDER=… for another one
 	@$(BIN)/taskloom demo $(FOLDER)
 
 test: $(READY) ## Run all tests

@@ -16,6 +16,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 
+from terminal import OnTerminal
+
 from taskloom import Loom, Task
 from taskloom.cli import main
 from taskloom.interfaces import TaskArchive
@@ -146,6 +148,16 @@ class CommandLine:
         )
         self.started.append(process)
         return Running(process)
+
+    def on_terminal(self, *args: str, columns: int, lines: int) -> OnTerminal:
+        """Start a command on a terminal of its own; to be used with `with`."""
+        return OnTerminal(
+            self._call(args),
+            columns=columns,
+            lines=lines,
+            cwd=str(self.place),
+            env=self._environment({}),
+        )
 
     def add(self, type: str, queue: str = "default", **payload: Any) -> str:
         """Add a task of app.py; its id."""

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import CommandLine
@@ -33,9 +32,16 @@ def make_folder(place: Path, files: int) -> Path:
     return folder
 
 
-def index_of(place: Path) -> dict[str, tuple[Any, ...]]:
-    with closing(sqlite3.connect(place / "taskloom-demo-index.db")) as index:
-        return {row[0]: row for row in index.execute("SELECT * FROM files")}
+def reported(place: Path) -> dict[str, list[str]]:
+    """The files of the report, each with its other cells."""
+    lines = (place / "taskloom-demo-report.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines[lines.index("## Files") + 4 :]]
+    return {path: cells for path, *cells in rows}
+
+
+def flows(cli: CommandLine) -> list[str]:
+    """The ids of the demo's flows, the newest first."""
+    return [flow["id"] for flow in cli.json("flows", "list", *URL)]
 
 
 def ended(place: Path) -> dict[str, int]:
@@ -57,21 +63,38 @@ def test_a_folder_is_indexed(cli: CommandLine) -> None:
     assert "No such file or directory" in done.stdout
     assert "taskloom tasks list --status failed --url sqlite:///taskloom-demo.db" in done.stdout
 
-    rows = index_of(cli.place)
+    rows = reported(cli.place)
     assert len(rows) == 22
-    assert rows["file7.py"][1:3] + rows["file7.py"][4:] == (23, 2, 1)
-    assert rows["deep/notes.txt"][1:3] == (7, 2)
-    assert rows["deep/notes.txt"][4] is None
+    assert rows["file7.py"][:3] == ["23", "2", "1"]
+    assert rows["deep/notes.txt"][:3] == ["7", "2", ""]
     assert "deep/latin.py" in rows
+    report = (cli.place / "taskloom-demo-report.md").read_text()
+    assert "| undecodable.py | 3 | cannot be decoded" in report
 
     failed = cli.json("tasks", "list", "--status", "failed", *URL)
     assert [task["retry_count"] for task in failed] == [2, 2]
+    [flow] = cli.json("flows", "list", *URL)
+    assert f"taskloom flows show {flow['id']} --url sqlite:///taskloom-demo.db" in done.stdout
+    assert (flow["state"], flow["counted"], flow["failed"]) == ("completed", 24, 2)
+    assert flow["entity"] == {"id": str(folder), "type": "folder"}
 
     before = ended(cli.place)
     again = cli.run("demo", str(folder))
     assert again.returncode == 0
     assert "24 of 24 files were done before" in again.stdout
     assert ended(cli.place) == before
+    assert flows(cli) == [flow["id"]]
+
+
+def test_a_changed_folder_is_a_new_flow(cli: CommandLine) -> None:
+    folder = make_folder(cli.place, files=1)
+    assert cli.run("demo", str(folder), "--workers", "1").returncode == 0
+    (folder / "file0.py").write_text("one = two = three = 3\n")
+    done = cli.run("demo", str(folder), "--workers", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "were done before" not in done.stdout
+    assert reported(cli.place)["file0.py"][:3] == ["22", "1", "0"]
+    assert len(flows(cli)) == 2
 
 
 def test_an_interrupted_demo_goes_on(
@@ -79,13 +102,13 @@ def test_an_interrupted_demo_goes_on(
 ) -> None:
     folder = make_folder(cli.place, files=1_500)
     demo = cli.start("demo", str(folder))
-    demo.until("one task each")
+    demo.until("one step each")
     eventually(lambda: ended(cli.place))
     demo.tell(signal.SIGINT)
     assert demo.end() == 130, demo.seen
     assert "Run it again to go on" in demo.seen
     assert cli.json("status", *URL)["workers"] == []
-    before = ended(cli.place)
+    before, [flow] = ended(cli.place), flows(cli)
     assert 0 < len(before) < 1_504
 
     done = cli.run("demo", str(folder))
@@ -94,7 +117,8 @@ def test_an_interrupted_demo_goes_on(
     after = ended(cli.place)
     assert len(after) == 1_504
     assert {id: after[id] for id in before} == before
-    assert len(index_of(cli.place)) == 1_502
+    assert len(reported(cli.place)) == 1_502
+    assert flows(cli) == [flow]
 
 
 def test_another_folder_needs_a_fresh_start(cli: CommandLine) -> None:
@@ -107,7 +131,7 @@ def test_another_folder_needs_a_fresh_start(cli: CommandLine) -> None:
     assert "--fresh" in refused.stderr
     fresh = cli.run("demo", str(second), "--workers", "1", "--fresh")
     assert fresh.returncode == 0, fresh.stderr
-    assert set(index_of(cli.place)) == {"only.txt"}
+    assert set(reported(cli.place)) == {"only.txt"}
 
 
 def test_a_database_with_other_tasks_is_left_alone(cli: CommandLine) -> None:

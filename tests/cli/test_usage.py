@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(180)  # starting processes is slow on a busy ma
 def test_help_names_every_command(cli: CommandLine) -> None:
     done = cli.run("--help")
     assert done.returncode == 0
-    for command in ("demo", "worker", "status", "tasks", "init"):
+    for command in ("demo", "worker", "status", "tasks", "flows", "init"):
         assert re.search(rf"^  {command}\b", done.stdout, re.MULTILINE), done.stdout
 
 
@@ -77,6 +77,7 @@ USAGE = [
     "tasks retry",
     "tasks retry some-id --status failed",
     "tasks retry --status scheduled",
+    "flows list --limit 0",
     "worker app:loom --processes 0",
 ]
 

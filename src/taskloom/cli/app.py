@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import taskloom
-from taskloom.cli import demo, init, status, tasks, worker
+from taskloom.cli import demo, flows, init, status, tasks, worker
 
 __all__ = ["app"]
 
@@ -45,3 +45,4 @@ app.command("init")(init.command)
 app.command("worker")(worker.command)
 app.command("status")(status.command)
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(flows.app, name="flows")

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taskloom.cli.words import as_status, local_time, one_line_of
+from taskloom.cli.words import as_status, attempts_of, duration, local_time, one_line_of, took
 from taskloom.codec import one_line, to_builtins
-from taskloom.task import Task, TaskStatus
+from taskloom.task import Task
 
 __all__ = ["show_task"]
 
@@ -54,8 +54,7 @@ def _facts(task: Task[Any]) -> list[tuple[str, Text]]:
 
 def _attempts(task: Task[Any]) -> str:
     retries = "its executor's retries" if task.retries is None else f"{task.retries} retries"
-    started = task.status is not TaskStatus.SCHEDULED and task.processing_started_at is not None
-    return f"{task.retry_count + started}, with {retries}"
+    return f"{attempts_of(task)}, with {retries}"
 
 
 def _pairs(context: dict[str, str] | None) -> str:
@@ -71,8 +70,8 @@ def _times(task: Task[Any]) -> list[tuple[str, str]]:
         rows.append(("started", local_time(started)))
     if task.status.terminal:
         rows.append(("ended", local_time(ended)))
-        if started is not None and task.status in (TaskStatus.EXECUTED, TaskStatus.FAILED):
-            rows.append(("took", f"{max(0.0, (ended - started).total_seconds()):.3f} s"))
+        if (seconds := took(task, ended)) is not None:
+            rows.append(("took", duration(seconds)))
     return rows
 
 

@@ -19,7 +19,9 @@ from taskloom.task import Task, TaskStatus
 __all__ = [
     "age",
     "as_status",
+    "attempts_of",
     "count",
+    "duration",
     "errors_to",
     "local_time",
     "one_line_of",
@@ -28,6 +30,7 @@ __all__ = [
     "program",
     "reason_of",
     "size",
+    "took",
 ]
 
 _FILE_WIDTH = 250
@@ -86,6 +89,16 @@ def _span(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
+def duration(seconds: float) -> str:
+    """How long something took: `0.213 s`, `12.5 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{max(0.0, seconds):.{3 if seconds < 10 else 1}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def local_time(moment: datetime) -> str:
     """A time as clocks here show it, with its distance from now."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}  ({_distance(moment)})"
@@ -114,6 +127,23 @@ def as_status(status: TaskStatus) -> Text:
     """A status in its colour."""
     return Text(status.value, _STYLES[status])
 
+
+def attempts_of(task: Task[object]) -> int:
+    """How often it was started, the run under way included."""
+    started = task.status is not TaskStatus.SCHEDULED and task.processing_started_at is not None
+    return task.retry_count + started
+
+
+def took(task: Task[object], now: datetime) -> float | None:
+    """Seconds of its last attempt, until `now` if it runs; None for one that never ran."""
+    started, status = task.processing_started_at, task.status
+    if started is None or status not in _RAN:
+        return None
+    ended = now if status is TaskStatus.PROCESSING else task.updated_at
+    return max(0.0, (ended - started).total_seconds())
+
+
+_RAN = (TaskStatus.PROCESSING, TaskStatus.EXECUTED, TaskStatus.FAILED)
 
 _REASONS = ("last_error", "ignored_reason", "cancelled_reason", "unreadable")
 

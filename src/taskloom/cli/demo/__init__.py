@@ -1,4 +1,4 @@
-"""`taskloom demo`: a folder indexed by tasks, on real files, with two worker processes."""
+"""`taskloom demo`: a folder indexed by a flow, on real files, with two worker processes."""
 
 from taskloom.cli.demo.command import command
 

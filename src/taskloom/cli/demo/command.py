@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from taskloom.cli.demo.places import Places
-from taskloom.cli.demo.run import Demo
 from taskloom.cli.demo.scan import default_folder
 from taskloom.cli.errors import UserError
 from taskloom.cli.stopping import Stops
@@ -31,10 +30,13 @@ def command(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 2,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was done before.")] = False,
 ) -> None:
-    """Index a folder: one task per file, in worker processes, with results kept in SQLite.
+    """Index a folder as a flow: one step per file, in worker processes, then a report.
 
     Interrupt it with Ctrl-C and run it again: it goes on where it was.
     """
+    # Not before it is called: it brings SQLAlchemy, which other commands' help can do without.
+    from taskloom.cli.demo.run import Demo
+
     places = Places(database)
     if not database.absolute().parent.is_dir():
         raise UserError(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-__all__ = ["DATABASE_VARIABLE", "FILES", "ROWS", "Places"]
+__all__ = ["DATABASE_VARIABLE", "QUEUE", "Places"]
 
 DATABASE_VARIABLE = "TASKLOOM_DEMO_DATABASE"
 """Tells the worker processes, which import the demo's Loom, where its database is."""
 
-FILES, ROWS = "demo-files", "demo-rows"
-"""The demo's queues."""
+QUEUE = "demo-files"
+"""The demo's queue."""
 
 
 class Places(Struct, frozen=True):
@@ -26,9 +26,9 @@ class Places(Struct, frozen=True):
         return f"sqlite:///{self.database}"
 
     @property
-    def index(self) -> Path:
-        """The rows that the batch task writes, a SQLite file of its own."""
-        return self._beside("-index.db")
+    def report(self) -> Path:
+        """What the flow comes to, as Markdown."""
+        return self._beside("-report.md")
 
     @property
     def log(self) -> Path:
@@ -51,7 +51,7 @@ class Places(Struct, frozen=True):
         name = self.database.name
         ends = ("", "-wal", "-shm", "-journal", "-checkpoint")
         files = [self.database.with_name(name + end) for end in ends]
-        files += [self.index, self.index.with_name(self.index.name + "-journal"), self.log]
+        files += [self.report, self.log]
         return [file for file in files if file.exists()]
 
     def _beside(self, end: str) -> Path:

@@ -1,4 +1,4 @@
-"""One run of the demo: add what is missing, let workers work, show what came of it."""
+"""One run of the demo: start its flow or go on with it, let workers work, show the report."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, TextIO
 
+from msgspec import convert
 from rich.console import Console
 
 from taskloom.app import Loom
-from taskloom.cli.demo.places import DATABASE_VARIABLE, FILES, ROWS, Places
-from taskloom.cli.demo.scan import file_tasks, find_files, make_samples
+from taskloom.cli.demo.places import DATABASE_VARIABLE, QUEUE, Places
+from taskloom.cli.demo.report import Report
+from taskloom.cli.demo.scan import changed_since, find_files, make_samples
 from taskloom.cli.demo.summary import show_summary
+from taskloom.cli.demo.tasks import index_file, report_on_folder
 from taskloom.cli.demo.watching import Tally, read_tally, watch
 from taskloom.cli.errors import UserError
 from taskloom.cli.stopping import Stops
 from taskloom.cli.supervisor import Supervisor, worker_command
-from taskloom.cli.words import count, print_line
-from taskloom.interfaces import TaskArchive
-from taskloom.task import Task
+from taskloom.cli.words import count, print_line, program, reason_of
+from taskloom.flows import join_id
+from taskloom.interfaces import FlowRecord, TaskArchive
+from taskloom.task import EntityRef, TaskStatus
 
 __all__ = ["Demo"]
 
-_CHUNK = 1_000
 _INTERRUPTED = 130
 
 
@@ -41,6 +44,7 @@ class Demo:
         self._workers_wanted = workers
         self._console = console
         self._samples = samples
+        self._entity = EntityRef(str(folder), "folder")
         self._loom = Loom(places.url)
 
     async def run(self, stops: Stops, *, fresh: bool) -> int:
@@ -50,21 +54,18 @@ class Demo:
         if fresh:
             self._forget()
         async with self._loom:
-            tasks = await self._add()
-            archive = self._loom.handler.storage
-            assert isinstance(archive, TaskArchive), "SQL keeps what it did"
-            before = await read_tally(archive)
+            flow_id = await self._flow()
+            before = await read_tally(self._loom, flow_id)
             if before.done:
                 done = f"{before.done:,} of {before.files:,} files were done before."
                 print_line(self._console, done)
             started = time.monotonic()
-            tally = before if before.complete else await self._work(archive, stops)
+            tally = before if before.complete else await self._work(flow_id, stops)
             if stops.asked.is_set():
                 return self._say_interrupted(tally)
-            kept = await self._kept(tasks)
-            seconds = time.monotonic() - started
-            done_now = tally.done - before.done
-            show_summary(kept, self._places, seconds, done_now, self._console)
+            report = await self._report(flow_id)
+            seconds, done_now = time.monotonic() - started, tally.done - before.done
+            show_summary(report, flow_id, self._places, seconds, done_now, self._console)
             return 0
 
     async def _refuse_foreign(self, *, fresh: bool) -> None:
@@ -72,8 +73,7 @@ class Demo:
         async with self._loom:
             archive = self._loom.handler.storage
             assert isinstance(archive, TaskArchive), "SQL keeps what it did"
-            others = {queue for queue, _ in await archive.counts()} - {FILES, ROWS}
-            if others:
+            if {queue for queue, _ in await archive.counts()} - {QUEUE}:
                 raise UserError(
                     f"{self._places.database} holds tasks that are not the demo's.",
                     "Name another file with --database.",
@@ -83,10 +83,12 @@ class Demo:
                     "workers of an earlier demo are still alive.",
                     "Stop them, or try again in 15 s if they were killed.",
                 )
-            known = await archive.search(type="index_file", limit=1)
-        if known and not fresh and known[0].payload["folder"] != str(self._folder):
+            known = await self._last_flow()
+        meta = None if known is None else known.flow.join.metadata.flow
+        folder = self._entity if meta is None or meta.entity is None else meta.entity
+        if folder != self._entity and not fresh:
             raise UserError(
-                f"{self._places.database} holds the index of {known[0].payload['folder']}.",
+                f"{self._places.database} holds the index of {folder.id}.",
                 "Add --fresh to start over, or name another file with --database.",
             )
 
@@ -95,20 +97,34 @@ class Demo:
             file.unlink()
         shutil.rmtree(self._places.samples, ignore_errors=True)
 
-    async def _add(self) -> list[Task[Any]]:
+    async def _last_flow(self) -> FlowRecord | None:
+        barrier = self._loom.flow_barrier
+        assert barrier is not None, "SQL counts flows"
+        return next(iter(await barrier.search(limit=1)), None)
+
+    async def _flow(self) -> str:
+        """The id of the flow to go on with: the last one, or a new one if that is outdated."""
         paths = await asyncio.to_thread(find_files, self._folder, self._places)
         if self._samples:
             paths += make_samples(self._places)
-        tasks = file_tasks(self._folder, paths)
-        if not tasks:
+        if not paths:
             raise UserError(f"{self._folder} holds no files.", "Name another folder.")
-        for start in range(0, len(tasks), _CHUNK):
-            await self._loom.add_tasks(tasks[start : start + _CHUNK])
-        where = f"{count(len(tasks), 'file')} in {self._folder}, one task each"
+        where = f"{count(len(paths), 'file')} in {self._folder}, one step each"
         print_line(self._console, f"{where}, {count(self._workers_wanted, 'worker')}.")
-        return tasks
+        last = await self._last_flow()
+        if last is not None and not await self._outdated(last, paths):
+            return last.flow.flow_id
+        steps = [index_file.step(str(self._folder), path) for path in paths]
+        return await self._loom.start_flow(steps, join=report_on_folder.join(), entity=self._entity)
 
-    async def _work(self, archive: TaskArchive, stops: Stops) -> Tally:
+    async def _outdated(self, last: FlowRecord, paths: list[str]) -> bool:
+        """Whether a flow is over, and there are other files now, or files that changed."""
+        if not (await read_tally(self._loom, last.flow.flow_id)).complete:
+            return False
+        same_number = last.flow.total_steps == len(paths)
+        return not same_number or changed_since(self._folder, paths, last.started_at)
+
+    async def _work(self, flow_id: str, stops: Stops) -> Tally:
         """Until all is done, or a signal; the workers have ended then."""
         with self._places.log.open("w") as log:
             done, halt = asyncio.Event(), asyncio.Event()
@@ -118,7 +134,7 @@ class Demo:
                 asyncio.create_task(_then(halt, stops.asked.wait())),
             ]
             try:
-                tally = await watch(archive, halt, self._console)
+                await watch(self._loom, flow_id, halt, self._console)
             finally:
                 for wait in waits:
                     wait.cancel()
@@ -127,6 +143,7 @@ class Demo:
                     print_line(self._console, said)
                 done.set()
                 code = await working
+        tally = await read_tally(self._loom, flow_id)  # what was stopped has finished meanwhile
         if not tally.complete and not stops.asked.is_set():
             raise UserError(
                 f"the workers ended with exit code {code}: {self._last_words()}",
@@ -156,12 +173,15 @@ class Demo:
         print_line(self._console, said, ("Run it again to go on from there.", "bold"))
         return _INTERRUPTED
 
-    async def _kept(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
-        """The tasks of this folder as the storage has them now."""
-        kept: list[Task[Any]] = []
-        for start in range(0, len(tasks), _CHUNK):
-            kept += await self._loom.get_tasks([task.id for task in tasks[start : start + _CHUNK]])
-        return kept
+    async def _report(self, flow_id: str) -> Report:
+        """What the flow's join returned."""
+        [join] = await self._loom.get_tasks([join_id(flow_id)])
+        if join.status is not TaskStatus.EXECUTED:
+            raise UserError(
+                f"the report could not be written: {reason_of(join)}",
+                f"Then: {program()} tasks retry {join.id} --url {self._places.url}",
+            )
+        return convert(join.execution_result, Report)
 
 
 async def _then(event: asyncio.Event, wait: Awaitable[Any]) -> None:

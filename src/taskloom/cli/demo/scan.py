@@ -1,18 +1,16 @@
-"""Which files the demo indexes, and the task of each."""
+"""Which files the demo indexes, and whether they have changed."""
 
 from __future__ import annotations
 
 import os
 import sysconfig
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from taskloom.cli.demo.places import FILES, Places
-from taskloom.identity import derive_id
-from taskloom.task import Task
+from taskloom.cli.demo.places import Places
 
-__all__ = ["default_folder", "file_tasks", "find_files", "make_samples"]
+__all__ = ["changed_since", "default_folder", "find_files", "make_samples"]
 
 _SKIPPED = {"__pycache__", "site-packages", "dist-packages", "node_modules"}
 
@@ -58,7 +56,8 @@ def make_samples(places: Places) -> list[str]:
     folder = places.samples.absolute()
     folder.mkdir(exist_ok=True)
     undecodable, unreadable = folder / "undecodable.py", folder / "unreadable.py"
-    undecodable.write_bytes(b"name = 'caf\xe9'\n")
+    if not undecodable.exists():
+        undecodable.write_bytes(b"name = 'caf\xe9'\n")
     if not unreadable.is_symlink() and not unreadable.exists():
         try:
             unreadable.symlink_to(folder / "this-file-does-not-exist")
@@ -67,15 +66,7 @@ def make_samples(places: Places) -> list[str]:
     return [str(undecodable), str(unreadable)]
 
 
-def file_tasks(folder: Path, paths: list[str]) -> list[Task[Any]]:
-    """One task per file. Its id follows from folder and path: adding it again adds nothing."""
-    return [
-        Task(
-            type="index_file",
-            queue_id=FILES,
-            payload={"folder": str(folder), "path": path},
-            id=derive_id("taskloom-demo", str(folder), path),
-            retry_after=0.2,
-        )
-        for path in paths
-    ]
+def changed_since(folder: Path, paths: list[str], moment: datetime) -> bool:
+    """Whether a file was written, moved or created after `moment`."""
+    stats = (Path(folder, path).lstat() for path in paths)
+    return any(max(stat.st_mtime, stat.st_ctime) > moment.timestamp() for stat in stats)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import convert
 
-from taskloom.actions import ExecutorActions
 from taskloom.app import Loom
-from taskloom.cli.demo.places import DATABASE_VARIABLE, FILES, ROWS, Places
+from taskloom.cli.demo.places import DATABASE_VARIABLE, QUEUE, Places
 from taskloom.cli.demo.reading import measure
+from taskloom.cli.demo.report import Failure, Found, Report, make_report, write_report
 from taskloom.config import Retention, TaskHandlerConfig
+from taskloom.flows import FlowResults, step_id
 from taskloom.task import Task
 
-__all__ = ["demo_config", "index_file", "loom", "write_rows"]
+__all__ = ["demo_config", "index_file", "loom", "report_on_folder"]
 
 
 def demo_config() -> TaskHandlerConfig:
@@ -30,37 +29,26 @@ _places = Places(Path(os.environ.get(DATABASE_VARIABLE, "taskloom-demo.db")))
 loom = Loom(_places.url, config=demo_config())
 
 
-class Row(Struct):
-    """A line of the index."""
-
-    path: str
-    bytes: int
-    lines: int | None
-    sha256: str
-    definitions: int | None
+def _twice_and_soon(task: Task[Any], error: BaseException) -> float | None:
+    return 0.2 if task.retry_count < 2 else None
 
 
-@loom.task(queue=FILES, retries=2, concurrency=4)
-def index_file(folder: str, path: str, task: Task[Any], actions: ExecutorActions) -> dict[str, Any]:
-    """Measure one file; its row is written by another task, many rows at once."""
-    found = measure(Path(folder, path))
-    row = {"path": path, **found}
-    actions.add_tasks([Task(type=write_rows.type, queue_id=write_rows.queue, payload=row)])
-    return found
+@loom.task(queue=QUEUE, retry_policy=_twice_and_soon, concurrency=4)
+def index_file(folder: str, path: str) -> Found:
+    """A step of the flow: measure one file."""
+    return Found(path, **measure(Path(folder, path)))
 
 
-@loom.task(queue=ROWS, batch=200)
-def write_rows(tasks: list[Task[Row]], actions: ExecutorActions) -> None:
-    """Write up to 200 rows in one transaction; writing one again changes nothing."""
-    rows = [task.payload for task in tasks]
-    with closing(sqlite3.connect(_places.index, timeout=30)) as index, index:
-        index.execute(
-            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, "
-            "bytes INTEGER, lines INTEGER, sha256 TEXT, definitions INTEGER)"
-        )
-        index.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
-            [(row.path, row.bytes, row.lines, row.sha256, row.definitions) for row in rows],
-        )
-    for task in tasks:
-        actions.success(task)
+@loom.task(queue=QUEUE)
+async def report_on_folder(results: FlowResults) -> Report:
+    """The join of the flow: runs once, when every file was measured or has failed for good."""
+    found = [convert(step.result, Found) for step in results.steps if step.status == "success"]
+    failed = [step_id(results.flow_id, s.step_index) for s in results.steps if s.status == "fail"]
+    failures = [_failure(task) for task in await loom.get_tasks(failed)]
+    write_report(_places.report, found, failures)
+    return make_report(found, failures)
+
+
+def _failure(task: Task[Any]) -> Failure:
+    error = task.execution_stats.get("last_error", task.status.value)
+    return Failure(task.payload["path"], task.retry_count + 1, error)

@@ -1,10 +1,9 @@
-"""The demo while its workers work: a bar for the files, one for the rows of the index."""
+"""The demo while its workers work: the folder's entity, and a bar for its files."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 
 from msgspec import Struct
 from rich.console import Console
@@ -20,9 +19,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from taskloom.cli.demo.places import FILES, ROWS
-from taskloom.interfaces import TaskArchive
-from taskloom.task import TaskStatus
+from taskloom.app import Loom
+from taskloom.projections import ProjectionStatus
+from taskloom.sql import SqlProjections
 
 __all__ = ["Tally", "read_tally", "watch"]
 
@@ -30,58 +29,44 @@ _INTERVAL = 0.15
 
 
 class Tally(Struct, frozen=True):
-    """How far the two queues are."""
+    """How far the flow is."""
 
+    folder: ProjectionStatus
+    """What has become of the flow's entity: `processing` until the report is written."""
     files: int
     done: int
     """Files that have ended, well or not."""
     failed: int
-    rows: int
-    written: int
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do."""
-        return self.done == self.files and self.written == self.rows
+        return self.folder in ("executed", "failed")
 
 
-async def read_tally(archive: TaskArchive) -> Tally:
-    """Count, now."""
-    counts = await archive.counts()
-    files, rows = _of(counts, FILES), _of(counts, ROWS)
-    return Tally(
-        files=sum(files.values()),
-        done=_ended(files),
-        failed=files.get(TaskStatus.FAILED, 0),
-        rows=sum(rows.values()),
-        written=_ended(rows),
-    )
+async def read_tally(loom: Loom, flow_id: str) -> Tally:
+    """How far it is now. Two rows are read, however many files there are."""
+    barrier, projections = loom.flow_barrier, loom.entity_projections
+    assert barrier is not None, "SQL counts flows"
+    assert isinstance(projections, SqlProjections), "SQL keeps projections"
+    record = await barrier.get_flow(flow_id)
+    [row] = await projections.get([flow_id])
+    assert record is not None, "the demo keeps its flows"
+    return Tally(row.status, record.flow.total_steps, record.counted, record.failed)
 
 
-def _of(counts: Mapping[tuple[str, TaskStatus], int], queue: str) -> dict[TaskStatus, int]:
-    return {status: number for (name, status), number in counts.items() if name == queue}
-
-
-def _ended(counts: Mapping[TaskStatus, int]) -> int:
-    return sum(number for status, number in counts.items() if status.terminal)
-
-
-async def watch(archive: TaskArchive, stop: asyncio.Event, console: Console) -> Tally:
-    """Show progress until everything is done, or `stop`; how far it was then."""
-    tally = await read_tally(archive)
-    before = tally.done
+async def watch(loom: Loom, flow_id: str, stop: asyncio.Event, console: Console) -> None:
+    """Show progress until everything is done, or `stop`."""
+    tally = await read_tally(loom, flow_id)
     with _bars(console) as progress:
-        files = progress.add_task("files", total=tally.files, before=before, failed=0)
-        rows = progress.add_task("rows", total=None, before=tally.written, failed=0)
+        bar = progress.add_task("", total=tally.files, before=tally.done, failed=0)
         while True:
-            progress.update(files, completed=tally.done, total=tally.files, failed=tally.failed)
-            # Each file that went well adds a row: that is how many there will be.
-            expected = tally.files - tally.failed
-            progress.update(rows, completed=tally.written, total=expected)
+            folder = f"folder {tally.folder}"
+            progress.update(bar, completed=tally.done, description=folder, failed=tally.failed)
             if tally.complete or stop.is_set():
-                return tally
+                return
             await _pause(stop)
-            tally = await read_tally(archive)
+            tally = await read_tally(loom, flow_id)
 
 
 async def _pause(stop: asyncio.Event) -> None:
@@ -93,7 +78,7 @@ async def _pause(stop: asyncio.Event) -> None:
 def _bars(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description:<5}"),
+        TextColumn("{task.description:<17}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         _Failed(),

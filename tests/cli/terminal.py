@@ -1,0 +1,76 @@
+"""A command on a terminal of its own, of a given size."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+from typing import Self
+
+__all__ = ["OnTerminal"]
+
+_STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+class OnTerminal:
+    """Runs `call`; what it draws is `seen`, as it came."""
+
+    def __init__(
+        self, call: list[str], *, columns: int, lines: int, cwd: str, env: dict[str, str]
+    ) -> None:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        sizeless = {key: value for key, value in env.items() if key not in ("COLUMNS", "LINES")}
+        self.process = subprocess.Popen(
+            call,
+            cwd=cwd,
+            env={**sizeless, "TERM": "xterm-256color"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self._ours = ours
+        self.seen = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+    def until(self, text: str) -> None:
+        """Read on until `text` was drawn. Fails when the command ends without it."""
+        while text not in self.plain:
+            assert self._read(), f"ended without {text!r}:\n{self.plain}"
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        """Wait for the end; the exit code. `seen` is complete then."""
+        while self._read():
+            pass
+        return self.process.wait()
+
+    @property
+    def plain(self) -> str:
+        """What was drawn, one frame after the other, without colours and movements."""
+        return _STYLE.sub("", self.seen).replace("\r", "\n")
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._ours, 65_536)
+        except OSError:  # Linux says so when the other side is closed
+            return False
+        self.seen += data.decode(errors="replace")
+        return bool(data)
