@@ -68,13 +68,14 @@ async def test_a_file_of_another_kind_is_refused(file: Path) -> None:
         await SqlStorage.from_url(f"sqlite:///{file}").open()
 
 
-async def test_a_later_schema_is_refused(file: Path) -> None:
+@pytest.mark.parametrize(("version", "advice"), [("99", "upgrade taskloom"), ("1", "start anew")])
+async def test_another_schema_is_refused(file: Path, version: str, advice: str) -> None:
     async with SqlStorage.from_url(f"sqlite:///{file}"):
         pass
     with sqlite3.connect(file) as other:
-        other.execute("UPDATE taskloom_meta SET value = '99' WHERE key = 'schema_version'")
+        other.execute("UPDATE taskloom_meta SET value = ? WHERE key = 'schema_version'", [version])
     other.close()
-    with pytest.raises(ConfigurationError, match="upgrade taskloom"):
+    with pytest.raises(ConfigurationError, match=advice):
         await SqlStorage.from_url(f"sqlite:///{file}").open()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Executable, or_, select, true
 
-from taskloom.sql.dialect import Upsert, insert_into, over_rows
+from taskloom.sql.dialect import insert_into, insert_new, over_rows
 from taskloom.sql.rows import SOURCE, TaskRow
 from taskloom.sql.schema import tasks
 from taskloom.sql.tallies import Changes, change_tallies, count_change
@@ -25,34 +25,32 @@ _TERMINAL = frozenset(status.value for status in TaskStatus if status.terminal)
 
 def add(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
     """Insert rows of `SOURCE`; the ids that were new."""
-    return _written(conn, rows, _insert)
+    new = insert_new(conn, tasks, rows, SOURCE.names)
+    _count_ended(conn, rows, new)
+    return new
 
 
 def put_over(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
     """Insert rows, or write them over rows that have not ended; the ids that were written."""
-    return _written(conn, rows, _insert_or_replace)
+    written = {id for result in over_rows(conn, _insert_or_replace, rows) for (id,) in result}
+    _count_ended(conn, rows, written)
+    return written
 
 
-def _written(
-    conn: Connection, rows: Sequence[TaskRow], statement: Callable[[], Executable]
-) -> set[str]:
-    new = {id for result in over_rows(conn, statement, rows) for (id,) in result}
+def _count_ended(conn: Connection, rows: Sequence[TaskRow], written: set[str]) -> None:
     changes: Changes = {}
     for row in rows:
-        if row[3] in _TERMINAL and row[0] in new:
+        if row[3] in _TERMINAL and row[0] in written:
             count_change(changes, row[1], row[3])
     change_tallies(conn, changes)
-    return new
-
-
-@cache
-def _insert() -> Executable:
-    return _base().on_conflict_do_nothing(index_elements=["id"]).returning(tasks.c.id)
 
 
 @cache
 def _insert_or_replace() -> Executable:
-    statement = _base()
+    source = SOURCE.table()
+    # Without a WHERE, SQLite takes the ON of ON CONFLICT for that of a join.
+    rows = select(*(source.c[name] for name in _NAMES)).where(true())
+    statement = insert_into(tasks).from_select(list(_NAMES), rows)
     new = statement.excluded
     values: dict[str, Any] = {name: new[name] for name in _NAMES if name != "id"}
     values |= {"stats": None, "result": None, "started_at": None, "deliveries": 0}
@@ -60,10 +58,3 @@ def _insert_or_replace() -> Executable:
     return statement.on_conflict_do_update(
         index_elements=["id"], set_={**values, "epoch": tasks.c.epoch + 1}, where=~ended
     ).returning(tasks.c.id)
-
-
-def _base() -> Upsert:
-    new = SOURCE.table()
-    columns = [new.c[name] for name in _NAMES]
-    # Without a WHERE, SQLite takes the ON of ON CONFLICT for that of a join.
-    return insert_into(tasks).from_select(list(_NAMES), select(*columns).where(true()))

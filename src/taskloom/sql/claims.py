@@ -9,25 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from heapq import merge
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     Connection,
     CursorResult,
+    Row,
     Select,
     Subquery,
     Text,
     Update,
     bindparam,
     case,
+    cast,
     func,
     or_,
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
-from taskloom.sql.dialect import Source, over_rows, raw_bytes
+from taskloom.sql.dialect import Source, as_array, joined, listed, over_rows, raw_bytes
+from taskloom.sql.faults import is_too_big
 from taskloom.sql.rows import SOURCE, TaskRow
 from taskloom.sql.schema import tasks
 from taskloom.task import TaskStatus
@@ -36,6 +40,7 @@ __all__ = [
     "KEYS",
     "Claimed",
     "Key",
+    "bodies",
     "claim",
     "claim_any",
     "extend",
@@ -52,8 +57,19 @@ __all__ = [
 
 Key = tuple[str, int]
 
-Claimed = tuple[int, int, bytes, str, int, int, bytes]
-"""When it was due, its seq, id and queue, the epoch of its lease, its deliveries, its body."""
+
+class Claimed(NamedTuple):
+    """Rows under a new lease: each field but the last is a JSON array, all in the same order."""
+
+    seqs: str
+    dues: str
+    """When each one was due."""
+    ids: bytes
+    epochs: str
+    deliveries: str
+    bodies: bytes
+    """Between brackets, with commas: a JSON array as far as each body is JSON."""
+
 
 KEYS = Source(id=Text(), epoch=BigInteger())
 
@@ -61,64 +77,113 @@ _c = tasks.c
 
 
 def claim(conn: Connection, queue_id: str, limit: int, now: int, until: int) -> list[Claimed]:
-    """Lease at most `limit` due tasks of a queue until `until`; in due order.
+    """Lease at most `limit` due tasks of a queue until `until`; nothing or one batch of them.
 
-    One statement: a task is with one caller only.
+    A task is with one caller only: what is looked up is locked until it is leased. Tasks that are
+    too big together are leased in part.
     """
-    parameters = {"queue": queue_id, "most": limit, "now": now, "until": until}
-    return sorted(tuple(row) for row in conn.execute(_claim(), parameters))
+    due = {"queue": queue_id, "most": limit, "now": now}
+    try:
+        return _lease(conn, [conn.execute(_due(), due)], now, until)
+    except DBAPIError as error:
+        if limit == 1 or not is_too_big(error):
+            raise
+        return claim(conn, queue_id, limit // 2, now, until)
 
 
 @cache
-def _claim() -> Update:
-    waiting = tasks.alias("waiting")
-    picked = (
-        select(waiting.c.seq)
-        .where(waiting.c.queue_id == bindparam("queue"), waiting.c.due_at <= bindparam("now"))
-        .order_by(waiting.c.due_at, waiting.c.seq)
+def _due() -> Select[Any]:
+    return _as_claimed(
+        _leasable()
+        .where(_c.queue_id == bindparam("queue"), _c.due_at <= bindparam("now"))
+        .order_by(_c.due_at, _c.seq)
         .limit(bindparam("most"))
-        .with_for_update(skip_locked=True)
     )
-    return _leased().where(_c.seq.in_(picked))
 
 
 def take_over(conn: Connection, ids: Sequence[str], now: int, until: int) -> list[Claimed]:
     """Lease tasks by id until `until`, whoever held them; those that have not ended."""
     keys = [(id, 0) for id in dict.fromkeys(ids)]
-    results = over_rows(conn, _take_over, keys, now=now, until=until)
-    return [tuple(row) for result in results for row in result]
+    try:
+        return _lease(conn, over_rows(conn, _of_ids, keys), now, until)
+    except DBAPIError as error:
+        if len(keys) == 1 or not is_too_big(error):
+            raise
+        half = len(ids) // 2
+        return [
+            *take_over(conn, ids[:half], now, until),
+            *take_over(conn, ids[half:], now, until),
+        ]
 
 
 @cache
-def _take_over() -> Update:
+def _of_ids() -> Select[Any]:
     keys = KEYS.table()
     ended = or_(*(_c.status == status.value for status in TaskStatus if status.terminal))
-    return _leased().where(_c.id == keys.c.id, ~ended)
+    return _as_claimed(_leasable().join(keys, _c.id == keys.c.id).where(~ended))
 
 
+def _leasable() -> Select[Any]:
+    """Rows as they will be under their next lease, locked by who reads them."""
+    return select(
+        *(_c.seq, func.coalesce(_place(), 0).label("due"), _c.id, (_c.epoch + 1).label("epoch")),
+        *((_c.deliveries + 1).label("deliveries"), _c.body),
+    ).with_for_update(of=tasks, skip_locked=True)
+
+
+def _as_claimed(rows: Select[Any]) -> Select[Any]:
+    r = rows.subquery("r").c
+    return select(
+        *(as_array(r.seq), as_array(r.due), raw_bytes(as_array(cast(r.id, Text())))),
+        *(as_array(r.epoch), as_array(r.deliveries), joined(r.body)),
+    )
+
+
+def _lease(
+    conn: Connection, found: Iterable[CursorResult[Any]], now: int, until: int
+) -> list[Claimed]:
+    claimed = [Claimed._make(row) for result in found for row in result if row[0] != "[]"]
+    for each in claimed:
+        conn.execute(_leased(), {"seqs": each.seqs, "now": now, "until": until})
+    return claimed
+
+
+@cache
 def _leased() -> Update:
     """Rows under a new lease, until `until`."""
     return (
         update(tasks)
+        .where(_c.seq.in_(listed("seqs")))
         .values(
             status=TaskStatus.PROCESSING.value,
             epoch=_c.epoch + 1,
             deliveries=_c.deliveries + 1,
-            # A lapsed lease keeps the place it had.
-            was_due=case((still_held(), _c.was_due), else_=_c.due_at),
+            was_due=_place(),
             due_at=bindparam("until"),
             started_at=bindparam("now"),
             updated_at=bindparam("now"),
         )
-        .returning(
-            *(_c.was_due, _c.seq, raw_bytes(_c.id).label("id")),
-            *(_c.queue_id, _c.epoch, _c.deliveries, raw_bytes(_c.body).label("body")),
-        )
     )
 
 
+def _place() -> Any:
+    """When a row was due; one whose lease has lapsed keeps the place it had."""
+    return case((still_held(), func.coalesce(_c.was_due, _c.due_at)), else_=_c.due_at)
+
+
+def bodies(conn: Connection, seqs: str) -> dict[int, Row[Any]]:
+    """`id`, `queue_id` and `body` by seq, as bytes: for rows that cannot be read together."""
+    return {row.seq: row for row in conn.execute(_bodies(), {"seqs": seqs})}
+
+
+@cache
+def _bodies() -> Select[Any]:
+    columns = (raw_bytes(column).label(column.name) for column in (_c.id, _c.queue_id, _c.body))
+    return select(_c.seq, *columns).where(_c.seq.in_(listed("seqs")))
+
+
 def claim_any(conn: Connection, limit: int, now: int, until: int) -> list[Claimed]:
-    """As `claim`, over all queues, in due order across them."""
+    """As `claim`, over all queues: the tasks due first. One batch for each queue."""
     first = merge(
         *(
             [(row.due_at, row.seq, queue) for row in conn.execute(_first_due(), parameters)]
@@ -129,7 +194,7 @@ def claim_any(conn: Connection, limit: int, now: int, until: int) -> list[Claime
     share: dict[str, int] = {}
     for _, (_, _, queue) in zip(range(limit), first, strict=False):
         share[queue] = share.get(queue, 0) + 1
-    return sorted(row for queue, n in share.items() for row in claim(conn, queue, n, now, until))
+    return [each for queue, n in share.items() for each in claim(conn, queue, n, now, until)]
 
 
 @cache

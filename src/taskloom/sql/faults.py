@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from taskloom.errors import ConfigurationError, StorageUnavailableError
 
-__all__ = ["is_busy", "opening", "translated"]
+__all__ = ["is_busy", "is_too_big", "opening", "translated"]
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "another process holds the write lock for too long",
@@ -40,6 +40,11 @@ def _code(error: BaseException) -> int:
 def is_busy(error: BaseException) -> bool:
     """Whether somebody else held the lock."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_too_big(error: BaseException) -> bool:
+    """Whether a value came to more than the database can hold in one piece."""
+    return _code(error) == sqlite3.SQLITE_TOOBIG
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, literal, or_, select
 
 from taskloom.sql.changing import fetch
 from taskloom.sql.claims import next_due, queues_with_tasks
@@ -58,18 +58,23 @@ def constant(status: TaskStatus) -> Any:
 def counts(conn: Connection) -> dict[tuple[str, TaskStatus], int]:
     """How many tasks each queue holds in each status.
 
-    Reads what is alive, by the index of what may be claimed; history is in the tallies.
+    Reads no row of what waits or has ended: the one is counted along an index, the other in the
+    tallies.
     """
     found = ended_counts(conn)
-    for alive in (_c.due_at.is_not(None), _c.status == constant(TaskStatus.QUEUED)):
-        query = (
-            select(_c.queue_id, _c.status, func.count())
-            .where(alive)
-            .group_by(_c.queue_id, _c.status)
-        )
-        for queue_id, status, n in conn.execute(query):
-            found[queue_id, TaskStatus(status)] = n
+    for queue_id, n in _by_queue(conn, _c.status == constant(TaskStatus.QUEUED)).items():
+        found[queue_id, TaskStatus.QUEUED] = n
+    leased = _by_queue(conn, _c.status == constant(TaskStatus.PROCESSING))
+    for queue_id, alive in _by_queue(conn, _c.due_at.is_not(None)).items():
+        held = leased.get(queue_id, 0)
+        numbers = {TaskStatus.PROCESSING: held, TaskStatus.SCHEDULED: alive - held}
+        found |= {(queue_id, status): n for status, n in numbers.items() if n}
     return found
+
+
+def _by_queue(conn: Connection, condition: ColumnElement[bool]) -> dict[str, int]:
+    query = select(_c.queue_id, func.count()).where(condition).group_by(_c.queue_id)
+    return {row[0]: row[1] for row in conn.execute(query)}
 
 
 def oldest_due(conn: Connection, now: int) -> dict[str, int]:

@@ -91,15 +91,16 @@ def full_row(task: Task[Any], epoch: int = 0, *, due: int | UnsetType | None = U
     if not task.id:
         raise InvalidTaskError("id: must not be empty; make the task without one to get a new id")
     entity = task.entity
+    created = micros(task.created_at)
     return (
         task.id,
         task.queue_id,
         task.type,
-        task.status,
-        _due(task) if due is UNSET else due,
+        str(task.status),  # a plain text: the driver asks other classes how to bind them
+        _due(task, created) if due is UNSET else due,
         None if task.expires_at is None else micros(task.expires_at),
-        micros(task.created_at),
-        micros(task.updated_at),
+        created,
+        _micros(task.updated_at, task, created),
         None if entity is None else entity.id,
         None if entity is None else entity.type,
         _body(task),
@@ -107,13 +108,18 @@ def full_row(task: Task[Any], epoch: int = 0, *, due: int | UnsetType | None = U
     )
 
 
-def _due(task: Task[Any]) -> int | None:
+def _due(task: Task[Any], created: int) -> int | None:
     if task.status is TaskStatus.SCHEDULED:
-        return micros(task.execute_at)
+        return _micros(task.execute_at, task, created)
     if task.status is TaskStatus.PROCESSING:
         # Under a lease that nobody here has given: it counts as over when it was last touched.
-        return micros(task.updated_at)
+        return _micros(task.updated_at, task, created)
     return None
+
+
+def _micros(at: datetime, task: Task[Any], created: int) -> int:
+    """`micros`; the times of a new task are one and the same object."""
+    return created if at is task.created_at else micros(at)
 
 
 def _body(task: Task[Any]) -> str:

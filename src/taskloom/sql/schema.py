@@ -32,7 +32,7 @@ __all__ = [
     "workers",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 

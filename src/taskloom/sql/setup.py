@@ -13,7 +13,7 @@ __all__ = ["create_tables"]
 def create_tables(conn: Connection) -> None:
     """Create what is missing. Safe from many processes at once: it holds the write lock.
 
-    Raises `ConfigurationError` for tables of a later version than this code knows.
+    Raises `ConfigurationError` for tables of another version than this code knows.
     """
     version = _version(conn)
     if version is None:
@@ -23,6 +23,11 @@ def create_tables(conn: Connection) -> None:
         raise ConfigurationError(
             f"{conn.engine.url.render_as_string(hide_password=True)} was written by a later "
             f"Taskloom (schema {version}, this one knows {SCHEMA_VERSION}): upgrade taskloom here"
+        )
+    elif version < SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{conn.engine.url.render_as_string(hide_password=True)} was written by a Taskloom "
+            f"before its first release (schema {version}): move the file away and start anew"
         )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Self
 
-from msgspec.structs import force_setattr, replace
+from msgspec.structs import replace
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.interfaces import TaskStorage
@@ -17,16 +17,8 @@ from taskloom.sql import adding, changing, claims, records, settling, upkeep
 from taskloom.sql.archive import SqlArchive
 from taskloom.sql.claims import Claimed, Key
 from taskloom.sql.database import SqlDatabase
-from taskloom.sql.records import RowLease
-from taskloom.sql.rows import (
-    NotATaskError,
-    TaskRow,
-    decode_task,
-    full_row,
-    full_rows,
-    micros,
-    read_task,
-)
+from taskloom.sql.deliveries import Found, deliveries, deliveries_or_records
+from taskloom.sql.rows import NotATaskError, TaskRow, full_row, full_rows, micros, read_task
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["SqlStorage", "keys_of"]
@@ -64,8 +56,10 @@ class SqlStorage(SqlArchive, TaskStorage):
         rows = await self._rows(tasks)
         new = await self.database.write(adding.add, rows)
         self._notify(rows)
-        first = {task.id: task for task in reversed(tasks)}
-        return [task for id, task in reversed(first.items()) if id in new]
+        first: dict[str, Task[Any]] = {}
+        for task in tasks:
+            first.setdefault(task.id, task)
+        return [task for id, task in first.items() if id in new]
 
     async def claim_due(
         self, limit: int, *, lease: float, queue_id: str | None = None, now: datetime | None = None
@@ -88,31 +82,40 @@ class SqlStorage(SqlArchive, TaskStorage):
             claim = self.database.write(claims.claim_any, limit, start, until)
         else:
             claim = self.database.write(claims.claim, queue_id, limit, start, until)
-        job = self.database.spawn(claim)
+        job = self.database.spawn(self._records(claim, at))
         try:
-            claimed = await asyncio.shield(job)
+            return await asyncio.shield(job)
         except asyncio.CancelledError:
             # The thread may be about to commit: what it took is nobody's unless it is given back.
-            await asyncio.shield(self.database.spawn(self._give_back(job)))
+            await asyncio.shield(self.database.spawn(self._take_back(job)))
             raise
-        return [_record(row, at) for row in claimed]
 
     async def take_over(self, ids: Sequence[str], *, lease: float) -> list[Delivery]:
         at = self.database.now()
         until = micros(at) + round(lease * 1_000_000)
-        taken = await self.database.write(claims.take_over, ids, micros(at), until)
-        found = {row[2]: _record(row, at) for row in taken}
-        wanted = [id.encode() for id in dict.fromkeys(ids)]
-        records = [found[id] for id in wanted if id in found]
-        return [record for record in records if isinstance(record, Delivery)]
+        taken = self.database.write(claims.take_over, ids, micros(at), until)
+        records = await self._records(taken, at)
+        found = {record.task.id: record for record in records if isinstance(record, Delivery)}
+        return [found[id] for id in dict.fromkeys(ids) if id in found]
 
-    async def _give_back(self, job: asyncio.Task[list[Claimed]]) -> None:
-        (done,) = await asyncio.gather(job, return_exceptions=True)
-        if not isinstance(done, BaseException) and done:
-            # An id that is no text cannot be named; such a row waits for its lease to end.
-            keys = [(id.decode("utf-8", "replace"), epoch) for _, _, id, _, epoch, _, _ in done]
-            await self._release(keys)
-            self.database.wakeups.notify({row[3] for row in done})
+    async def _records(
+        self, claim: Awaitable[list[Claimed]], at: datetime
+    ) -> list[Delivery | UnreadableRecord]:
+        """What a claim has taken, in due order."""
+        found: list[Found] = []
+        for claimed in await claim:
+            try:
+                found += deliveries(claimed, at)
+            except NotATaskError:
+                rows = await self.database.read(claims.bodies, claimed.seqs)
+                found += deliveries_or_records(claimed, rows, at)
+        return [record for _, _, record in sorted(found)]
+
+    async def _take_back(self, job: asyncio.Task[list[Delivery | UnreadableRecord]]) -> None:
+        (taken,) = await asyncio.gather(job, return_exceptions=True)
+        if not isinstance(taken, BaseException):
+            # What is no task cannot be named; it waits for its lease to end.
+            await self.give_back([record for record in taken if isinstance(record, Delivery)])
 
     async def give_back(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0
@@ -221,17 +224,3 @@ def _of_keys(deliveries: Sequence[Delivery], keys: Iterable[Key]) -> list[Delive
 
 def _children(plan: Settlement) -> int:
     return sum(len(ending.children) for ending in plan.endings)
-
-
-def _record(row: Claimed, at: datetime) -> Delivery | UnreadableRecord:
-    _, seq, id, queue_id, epoch, deliveries, body = row
-    try:
-        task = decode_task(body, id.decode())
-    except NotATaskError as error:
-        lease = RowLease(seq, epoch)
-        return UnreadableRecord(body, str(error), lease, deliveries, queue_id)
-    # Straight into a value that nobody else has seen: a copy would cost as much as decoding it.
-    force_setattr(task, "status", TaskStatus.PROCESSING)
-    force_setattr(task, "processing_started_at", at)
-    force_setattr(task, "updated_at", at)
-    return Delivery(task, epoch, deliveries)
