@@ -13,9 +13,10 @@ from taskloom.clock import Clock
 from taskloom.codec import encode_checked
 from taskloom.errors import InvalidTaskError
 from taskloom.failures import repr_of
+from taskloom.flows import is_copy
 from taskloom.log_context import check_log_context
 from taskloom.registry import TaskQueuesManager
-from taskloom.task import NO_METADATA, Task, TaskStatus, check_task
+from taskloom.task import NO_METADATA, Task, TaskMetadata, TaskStatus, check_task
 
 __all__ = ["Admission", "Route", "route"]
 
@@ -48,10 +49,8 @@ class Admission:
 
     def _changes(self, task: Task[Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
-        if task.metadata is not NO_METADATA and task.metadata.log_context is not None:
-            context = check_log_context(task.metadata.log_context)
-            if context is not task.metadata.log_context:
-                changes["metadata"] = replace(task.metadata, log_context=context)
+        if task.metadata is not NO_METADATA and (metadata := _metadata(task)) != task.metadata:
+            changes["metadata"] = metadata
         if task.partition_key is None and (key := self._partition_key(task)) is not None:
             changes["partition_key"] = key
         if task.status is not TaskStatus.SCHEDULED:
@@ -76,6 +75,17 @@ class Admission:
                 f"not {type(key).__name__}"
             )
         return key or None
+
+
+def _metadata(task: Task[Any]) -> TaskMetadata:
+    metadata = task.metadata
+    if metadata.log_context is not None:
+        context = check_log_context(metadata.log_context)
+        if context is not metadata.log_context:
+            metadata = replace(metadata, log_context=context)
+    if metadata.flow is not None and is_copy(task):
+        metadata = replace(metadata, flow=None)
+    return metadata
 
 
 class Route(Enum):

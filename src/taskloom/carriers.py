@@ -1,7 +1,8 @@
 """Carriers: the engine calls of one settle, in an order that is safe to repeat.
 
 Where the storage is the queue, one transaction does it all. Beside a separate queue it takes steps:
-storage, then children, then the queue; the acknowledgement is the last write.
+storage, then flows and projections, then children, then the queue; the acknowledgement is the last
+write.
 """
 
 from __future__ import annotations

@@ -12,6 +12,14 @@ from rich.text import Text
 from taskloom.codec import cut, one_line
 from taskloom.errors import TaskFailedError
 from taskloom.failures import message_of
+from taskloom.flow_events import (
+    FlowAborted,
+    FlowCompleted,
+    FlowContext,
+    FlowLifecycleProvider,
+    FlowStarted,
+    FlowTimedOut,
+)
 from taskloom.lifecycle import (
     BatchCompleted,
     ConsumerStarted,
@@ -44,11 +52,12 @@ _PLAIN = str.maketrans(
 """For consoles that can only show ASCII."""
 
 
-class ConsoleHealthProvider(TaskLifecycleProvider, WorkerLifecycleProvider):
-    """Prints one line per failed attempt, given-up or cancelled task, and heartbeat.
+class ConsoleHealthProvider(TaskLifecycleProvider, WorkerLifecycleProvider, FlowLifecycleProvider):
+    """Prints one line per failed attempt, given-up or cancelled task, ended flow, and heartbeat.
 
-    `verbose` prints every task: when it was accepted, started and ended. What comes from tasks is
-    shown as it is, on one line: markup and control characters in it do nothing.
+    `verbose` prints every task: when it was accepted, started and ended, and when a flow started.
+    What comes from tasks is shown as it is, on one line: markup and control characters in it do
+    nothing.
     """
 
     def __init__(self, console: Console | None = None, verbose: bool = False) -> None:
@@ -102,6 +111,30 @@ class ConsoleHealthProvider(TaskLifecycleProvider, WorkerLifecycleProvider):
             what += f", {len(event.failed):,} failed"
         symbol, style = ("✗", "red") if event.failed else ("✓", "green")
         self._line(symbol, style, event.task_type, "", event.batch_duration, what)
+
+    # Flows
+
+    def on_flow_started(self, event: FlowStarted) -> None:
+        if self._verbose:
+            types = ", ".join(_safe(type) for type in event.step_types)
+            steps = _count(event.total_steps, "step")
+            self._flow_line("▶", "dim", event, None, f"flow of {steps} started: {types}")
+
+    def on_flow_completed(self, event: FlowCompleted) -> None:
+        what = f"flow of {_count(event.total_steps, 'step')} complete"
+        if event.steps_failed:
+            what += f", {event.steps_failed:,} failed"
+        style = "yellow" if event.steps_failed else "green"
+        self._flow_line("✓", style, event, event.flow_duration, what)
+
+    def on_flow_aborted(self, event: FlowAborted) -> None:
+        step = "" if event.trigger_step_index is None else f" by step {event.trigger_step_index:,}"
+        what = f"flow aborted{step} with {_steps_done(event, event.steps_completed)}"
+        self._flow_line("■", "bold red", event, event.flow_duration, what)
+
+    def on_flow_timed_out(self, event: FlowTimedOut) -> None:
+        what = f"flow timed out with {_steps_done(event, event.steps_completed)}"
+        self._flow_line("■", "bold red", event, event.flow_duration, what)
 
     # Workers
 
@@ -188,6 +221,12 @@ class ConsoleHealthProvider(TaskLifecycleProvider, WorkerLifecycleProvider):
     ) -> None:
         self._line(symbol, style, event.task_type, _short(event.task_id), duration, what, error)
 
+    def _flow_line(
+        self, symbol: str, style: str, event: FlowContext, duration: float | None, what: str
+    ) -> None:
+        """A flow is shown by the type of its join, and its own id."""
+        self._line(symbol, style, event.join.type, _short(event.flow_id), duration, what)
+
     def _line(
         self,
         symbol: str,
@@ -251,6 +290,10 @@ def _attempt(event: TaskContext, *, always: bool = False) -> str:
     if event.attempt == 1 and not always:
         return ""
     return f", attempt {event.attempt} of {max(event.attempt, event.max_retries + 1)}"
+
+
+def _steps_done(event: FlowContext, done: int) -> str:
+    return f"{done:,} of {_count(event.total_steps, 'step')} done"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

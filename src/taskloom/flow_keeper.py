@@ -118,7 +118,7 @@ class FlowKeeper:
         elif state.remaining > 0:
             return None
         record = await self.barrier.get_flow(meta.flow_id)
-        if record is None or record.state != "ready":
+        if record is None or record.state != "ready" or not _ended_by(record, ends):
             return None
         return await self._hand_over(record)
 
@@ -134,9 +134,7 @@ class FlowKeeper:
             state = await self._count_steps(meta, results)
         return state
 
-    async def _count_steps(
-        self, meta: FlowMeta, results: Sequence[FlowStepResult]
-    ) -> BarrierState:
+    async def _count_steps(self, meta: FlowMeta, results: Sequence[FlowStepResult]) -> BarrierState:
         abort = meta.failure_policy == "abort" and any(each.status == "fail" for each in results)
         return await self.barrier.record_steps(meta.flow_id, results, abort=abort)
 
@@ -186,6 +184,17 @@ class FlowKeeper:
         plan = Settlement(cancelled=tuple(ids), reason=FLOW_ERRORS[end])
         left = set(await self._storage.settle(plan))
         return tuple(id for id in ids if id not in left)
+
+
+def _ended_by(record: FlowRecord, ends: Iterable[StepEnd]) -> bool:
+    """Whether one of these ended the flow; else whoever did hands its join over, or the sweep.
+
+    Two at once could put a join on a queue again that has run meanwhile.
+    """
+    indices = {None if end.result is None else end.result.step_index for end in ends}
+    if record.end == "timed_out":
+        return None in indices
+    return record.trigger in indices if record.end == "aborted" else indices != {None}
 
 
 def step_ends(endings: Iterable[Ending]) -> list[StepEnd]:

@@ -130,13 +130,14 @@ class Projector:
 
         Its own, and those of the tasks that are added with it.
         """
-        if not self.wanted or verdict.ending is None:
+        ending = verdict.ending
+        if not self.wanted or ending is None or not (ending.children or _concerns(verdict)):
             return verdict
-        rows = self.added(verdict.ending.children)
+        rows = self.added(ending.children)
         rows += self.ended((verdict,))
         if not rows:
             return verdict
-        return replace(verdict, ending=replace(verdict.ending, projections=tuple(rows)))
+        return replace(verdict, ending=replace(ending, projections=tuple(rows)))
 
     def _verdict(self, verdict: Verdict) -> EntityTaskProjection | None:
         if verdict.released or not verdict.status.terminal:

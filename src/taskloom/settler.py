@@ -1,7 +1,8 @@
 """The settler: carries out what follows from outcomes, many at a time.
 
-One settle, in an order that is safe to repeat: storage, then children, then the queue. The
-acknowledgement is the last write. Where the storage is the queue, all of it is one transaction.
+One settle, in an order that is safe to repeat: storage, then flows and projections, then children,
+then the queue. The acknowledgement is the last write. Where the storage is the queue, all of it is
+one transaction.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from flowing import KINDS as FLOW_KINDS
+from flowing import FlowEngines, open_flow_engines
 
 from harness import Engines, open_engines
 from taskloom import SystemClock
@@ -43,4 +45,14 @@ async def memory(tmp_path: Path) -> AsyncIterator[Engines]:
 async def sqlite(tmp_path: Path) -> AsyncIterator[Engines]:
     """SQLite in real time; its file is `engines.file`."""
     async with open_engines("sqlite", SystemClock(), tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=FLOW_KINDS)
+async def flows(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FlowEngines]:
+    """Engines with a barrier and projections, alike or mixed, with time standing still.
+
+    Fewer of them: `parametrize("flows", ["memory", "sqlite"], indirect=True)`.
+    """
+    async with open_flow_engines(request.param, ManualClock(), tmp_path) as opened:
         yield opened

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from taskloom.console import ConsoleHealthProvider
 from taskloom.errors import TaskFailedError
+from taskloom.flow_events import FlowAborted, FlowCompleted, FlowStarted, FlowTimedOut
 from taskloom.lifecycle import (
     EVENTS,
     BatchCompleted,
@@ -27,6 +28,7 @@ from taskloom.lifecycle import (
     WorkerStopped,
 )
 from taskloom.listeners import Listeners
+from taskloom.task import FlowJoin
 
 NOW = datetime(2026, 11, 21, 12, 0, 5).astimezone()
 TIMES: dict[str, Any] = {
@@ -195,6 +197,49 @@ def test_a_call_with_failures_is_noteworthy(screen: Screen, bad: int, shown: boo
     assert ("8 of 10 tasks succeeded, 2 failed" in screen.text) == shown
 
 
+def of_flow(**fields: Any) -> dict[str, Any]:
+    return {
+        "flow_id": "0199f0a2-7c11-7abc-8def-0123456789ab",
+        "total_steps": 1000,
+        "join": FlowJoin("publish", "albums"),
+        "failure_policy": "continue",
+        "flow_duration": 75.0,
+    } | fields
+
+
+def test_a_flow_is_a_line_when_it_ends(screen: Screen) -> None:
+    one = of_flow(total_steps=1)
+    screen.provider.on_flow_completed(FlowCompleted(**one, steps_succeeded=1, steps_failed=0))
+    completed = FlowCompleted(**of_flow(), steps_succeeded=998, steps_failed=2)
+    screen.provider.on_flow_completed(completed)
+    aborted = FlowAborted(**of_flow(), steps_completed=7, trigger_step_index=0)
+    screen.provider.on_flow_aborted(aborted)
+    early = FlowAborted(**one, steps_completed=0, trigger_step_index=None)
+    screen.provider.on_flow_aborted(early)
+    screen.provider.on_flow_timed_out(FlowTimedOut(**of_flow(), steps_completed=7))
+    assert [line[9:] for line in screen.lines] == [
+        "✓ publish                  …456789ab 1 m 15 s  flow of 1 step complete",
+        "✓ publish                  …456789ab 1 m 15 s  flow of 1,000 steps complete, 2 failed",
+        "■ publish                  …456789ab 1 m 15 s  "
+        "flow aborted by step 0 with 7 of 1,000 steps done",
+        "■ publish                  …456789ab 1 m 15 s  flow aborted with 0 of 1 step done",
+        "■ publish                  …456789ab 1 m 15 s  flow timed out with 7 of 1,000 steps done",
+    ]
+
+
+def test_a_flow_that_starts_is_shown_to_those_who_want_everything(screen: Screen) -> None:
+    fields = of_flow()
+    del fields["flow_duration"]
+    event = FlowStarted(**fields, started_at=NOW, step_types=["resize", "[b]check[/b]\n"])
+    for provider in (screen.provider, (loud := Screen(verbose=True)).provider):
+        provider.on_flow_started(event)
+    assert screen.text == ""
+    assert [line[9:] for line in loud.lines] == [
+        "▶ publish                  …456789ab           "
+        "flow of 1,000 steps started: resize, [b]check[/b]\\n"
+    ]
+
+
 def test_a_heartbeat_is_one_status_line_with_the_rate_since_the_last(screen: Screen) -> None:
     screen.provider.on_worker_started(WorkerStarted(**WORKER))
     above = len(screen.lines)
@@ -266,4 +311,5 @@ def test_it_listens_to_what_it_prints() -> None:
     listening = Listeners(ConsoleHealthProvider())
     wanted = {name for name in EVENTS if listening.wants(name)}
     assert {"on_task_failed", "on_worker_heartbeat", "on_worker_stopped"} <= wanted
+    assert {"on_flow_completed", "on_flow_aborted", "on_flow_timed_out"} <= wanted
     assert not {"on_batch_started", "on_queue_stats"} & wanted
