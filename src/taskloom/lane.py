@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as ThreadPool
 from contextvars import Context
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -120,6 +120,19 @@ class Lane(ABC):
         count = max(0, len(self.waiting) - keep)
         return [self.waiting.pop() for _ in range(count)][::-1]
 
+    def cancel_steps(self, flows: Mapping[str, str]) -> None:
+        """End waiting steps of these flows as CANCELLED; each flow's id comes with the reason."""
+        steps = [job for job in self.waiting if _flow_of(job) in flows]
+        if not steps:
+            return
+        kept = [job for job in self.waiting if _flow_of(job) not in flows]
+        self.waiting.clear()  # in place: slots hold on to it
+        self.waiting.extend(kept)
+        for job in steps:
+            delivery, holder = job
+            notes = {"cancelled_reason": flows[_flow_of(job) or ""]}
+            holder.ended(Outcome(delivery, Word.CANCELLED, notes=notes))
+
     def withdraw(self, deliveries: set[Delivery], word: Word) -> None:
         """Let go of deliveries: waiting ones end as `word`, running ones are cancelled."""
         gone = [job for job in self.waiting if job[0] in deliveries]
@@ -219,3 +232,9 @@ class Lane(ABC):
         if expires_at is not None and expires_at <= self._settings.clock.now():
             return Outcome(delivery, Word.EXPIRED)
         return None
+
+
+def _flow_of(job: Job) -> str | None:
+    """The flow that a job is a step of."""
+    meta = job[0].task.metadata.flow
+    return None if meta is None or meta.is_join or meta.is_timeout else meta.flow_id

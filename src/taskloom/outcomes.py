@@ -52,6 +52,8 @@ class Word(StrEnum):
     EXPIRED = "expired"
     POISON = "poison"
     """Delivered too often without ever being settled."""
+    CANCELLED = "cancelled"
+    """Not run, and nobody is to run it: the flow of this step has ended."""
     RELEASED = "released"
     """Not run, or cancelled in the middle: someone else is to run it."""
     LOST = "lost"

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from taskloom.calling import call_in_thread, runs_in_thread
 from taskloom.clock import Clock
-from taskloom.codec import cut
 from taskloom.config import TaskHandlerConfig
 from taskloom.errors import InvalidTaskError
 from taskloom.flows import NewFlow, early_end
@@ -35,7 +34,7 @@ from taskloom.projections import (
     build_projection,
     flow_projection,
 )
-from taskloom.settlement import Verdict
+from taskloom.settlement import Verdict, reason_of
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["Projector"]
@@ -152,7 +151,7 @@ class Projector:
         self, task: Task[Any], status: TaskStatus, result: Any, stats: dict[str, Any]
     ) -> EntityTaskProjection | None:
         told: ProjectionStatus = "executed" if status is TaskStatus.EXECUTED else "failed"
-        error = None if told == "executed" else _reason(status, stats)
+        error = None if told == "executed" else reason_of(status, stats)
         flow = task.metadata.flow
         if flow is not None and flow.is_join and flow.entity is not None:
             if (early := early_end(task)) in FLOW_ERRORS:  # for good, whatever its join did
@@ -297,19 +296,6 @@ def _concerns(verdict: Verdict) -> bool:
     """Whether there may be a row of its task: most have neither an entity nor a flow."""
     task = verdict.outcome.delivery.task
     return task.entity is not None or task.metadata.flow is not None
-
-
-def _reason(status: TaskStatus, stats: dict[str, Any]) -> str:
-    """Why a task did not execute, in words."""
-    match status:
-        case TaskStatus.EXPIRED:
-            return "expired"
-        case TaskStatus.IGNORED:
-            return "ignored: no executor is registered"
-        case TaskStatus.CANCELLED:
-            return cut(f"cancelled: {stats.get('cancelled_reason') or 'no reason given'}")
-        case _:
-            return str(stats.get("last_error", "failed"))
 
 
 def _there(rows: Iterable[EntityTaskProjection | None]) -> list[EntityTaskProjection]:

@@ -54,7 +54,12 @@ class Reporter:
         )
         self.wants_ends = any(
             listeners.wants(name)
-            for name in ("on_task_completed", "on_task_failed", "on_task_exhausted")
+            for name in (
+                "on_task_completed",
+                "on_task_failed",
+                "on_task_exhausted",
+                "on_task_cancelled",
+            )
         )
         self._wants_scheduled = listeners.wants("on_task_scheduled")
         self._unannounced: dict[str, asyncio.Event] = {}
@@ -153,6 +158,9 @@ class Reporter:
         if outcome.word is Word.SUCCESS:
             result = UNSET if outcome.result is UNSET else msgspec.json.decode(outcome.result)
             await self.listeners.emit("on_task_completed", TaskCompleted(**fields, result=result))
+        elif outcome.word is Word.CANCELLED:
+            reason = str((outcome.notes or {}).get("cancelled_reason", ""))
+            await self.cancelled([outcome.delivery.task], reason, lambda task: executor)
         elif outcome.word in (Word.FAILURE, Word.POISON):
             error = _error_of(verdict)
             failed = TaskFailed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
@@ -183,6 +183,11 @@ class TaskRunner:
         gone = set(deliveries)
         for lane in self.lanes():
             lane.withdraw(gone, word)
+
+    def cancel_steps(self, flows: Mapping[str, str]) -> None:
+        """End what waits here of flows that have ended early: their ids, and why."""
+        for lane in self.lanes():
+            lane.cancel_steps(flows)
 
     async def stop(self, queues: Iterable[str], grace: float, hurry: asyncio.Event) -> None:
         """Release what has not started; let the rest run for `grace` seconds, then cancel it.

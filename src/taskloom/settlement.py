@@ -14,13 +14,14 @@ from typing import Any
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from taskloom.codec import cut
 from taskloom.executors import Executor
 from taskloom.flows import FlowStepResult
 from taskloom.outcomes import Ending, Outcome, Word
 from taskloom.retry import retry_delay
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["LIBRARY_STATS", "Circumstances", "Verdict", "decide", "step_result"]
+__all__ = ["LIBRARY_STATS", "Circumstances", "Verdict", "decide", "reason_of", "step_result"]
 
 LIBRARY_STATS = frozenset(
     {
@@ -98,6 +99,8 @@ def decide(
             return _ended(outcome, around, TaskStatus.EXPIRED, {})
         case Word.POISON:
             return _poison(outcome, around)
+        case Word.CANCELLED:
+            return _ended(outcome, around, TaskStatus.CANCELLED, {})
         case Word.RELEASED | Word.LOST:
             return Verdict(outcome, outcome.delivery.task.status)
 
@@ -184,18 +187,24 @@ def _ended(
     outcome: Outcome, around: Circumstances, status: TaskStatus, news: dict[str, Any]
 ) -> Verdict:
     stats = _stats(outcome, news)
-    reason = news.get("last_error") or _REASONS.get(status, str(status))
-    step = None if outcome.delivery.task.metadata.flow is None else _step(outcome, reason)
+    ends_step = outcome.delivery.task.metadata.flow is not None
+    step = _step(outcome, reason_of(status, stats)) if ends_step else None
     children = _with(outcome, around)
     ending = Ending(outcome.delivery, status, UNSET, stats, None, children, outcome.flows, step)
     return Verdict(outcome, status, ending)
 
 
-_REASONS = {
-    TaskStatus.EXPIRED: "expired",
-    TaskStatus.IGNORED: "ignored: no executor is registered",
-}
-"""Why a task without an error of its own did not execute."""
+def reason_of(status: TaskStatus, stats: dict[str, Any]) -> str:
+    """Why a task did not execute, in words, by its `execution_stats`."""
+    match status:
+        case TaskStatus.EXPIRED:
+            return "expired"
+        case TaskStatus.IGNORED:
+            return "ignored: no executor is registered"
+        case TaskStatus.CANCELLED:
+            return cut(f"cancelled: {stats.get('cancelled_reason') or 'no reason given'}")
+        case _:
+            return str(stats.get("last_error", "failed"))
 
 
 def step_result(task: Task[Any]) -> FlowStepResult | None:
@@ -205,10 +214,7 @@ def step_result(task: Task[Any]) -> FlowStepResult | None:
         return None
     stats = task.execution_stats
     if task.status is not TaskStatus.EXECUTED:
-        reason = stats.get("last_error") or _REASONS.get(task.status, str(task.status))
-        if task.status is TaskStatus.CANCELLED:
-            reason = f"cancelled: {stats.get('cancelled_reason') or 'no reason given'}"
-        return FlowStepResult(meta.step_index, "fail", None, reason)
+        return FlowStepResult(meta.step_index, "fail", None, reason_of(task.status, stats))
     result = None if task.execution_result is UNSET else task.execution_result
     if "result_dropped" in stats:
         result = {"result_dropped": stats["result_dropped"]}

@@ -20,12 +20,14 @@ from taskloom.executors import Executor
 from taskloom.flow_keeper import FlowKeeper
 from taskloom.flow_reporter import FlowReporter
 from taskloom.interfaces.cache import Cache
+from taskloom.interfaces.flow_barrier import FlowNews
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.leases import Claim, Keeper
 from taskloom.listeners import Listeners
 from taskloom.maturity import Maturity
 from taskloom.outcomes import Delivery, Word
+from taskloom.projections import FLOW_ERRORS
 from taskloom.projector import Projector
 from taskloom.pulse import Pulse
 from taskloom.reporter import Reporter
@@ -112,7 +114,7 @@ class Worker:
                 announcing=parts.reporter.announcing,
                 settling=parts.reporter.settling,
                 report=self._books.report,
-                report_flows=parts.flow_reporter.ended,
+                report_flows=self._on_flows,
                 on_settled=self._on_settled,
             )
         )
@@ -361,6 +363,13 @@ class Worker:
             claim.queue_id,
         )
         self._parts.runner.withdraw(deliveries, Word.LOST)
+
+    async def _on_flows(self, news: Sequence[FlowNews]) -> None:
+        ended = {each.record.flow.flow_id: each.record.end for each in news}
+        early = {id: FLOW_ERRORS[end] for id, end in ended.items() if end in FLOW_ERRORS}
+        if early:  # what waits in other workers' lanes runs, and counts for nothing
+            self._parts.runner.cancel_steps(early)
+        await self._parts.flow_reporter.ended(news)
 
     def _on_settled(self) -> None:
         for consumer in self._consumers.values():

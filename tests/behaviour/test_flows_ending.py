@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flowing import JOIN, FlowEngines, Joins, steps_of, work_or_fail
 
-from harness import PATIENCE, QUEUE, Runs, parallel, single, until
+from harness import PATIENCE, QUEUE, Diary, Runs, parallel, single, until
 from taskloom import FlowStep, FlowStepResult, Task, TaskHandler, TaskStatus
 from taskloom.flows import step_id, timeout_id
 
@@ -111,6 +111,31 @@ async def test_9_5_what_runs_goes_on_and_is_late(flows: FlowEngines) -> None:
     assert (task.status, task.execution_result) == (TaskStatus.EXECUTED, "slow")
     assert len(joins) == 1
     assert [r.step_index for r in await flows.barrier.get_step_results(flow_id)] == [1]
+
+
+@workers
+async def test_9_5_steps_that_wait_in_the_worker_are_cancelled_too(flows: FlowEngines) -> None:
+    joins, gate, ran, diary = Joins(), asyncio.Event(), list[Any](), Diary()
+
+    async def step(task: Task[Any], actions: Any) -> None:
+        ran.append(task.payload)
+        if task.payload == "slow":
+            await gate.wait()
+        await work_or_fail(task, actions)
+
+    handler = flows.handler({"step": single(step), "join": single(joins)}, diary=diary)
+    steps = steps_of("bad", "slow", "later", "last")
+    flow_id = await handler.start_flow(steps, join=JOIN, failure_policy="abort")
+    work = asyncio.create_task(finish(handler))
+    told = await diary.told("on_task_cancelled", 2)
+    gate.set()
+    await work
+    assert ran == ["bad", "slow"]
+    rest = await handler.get_tasks([step_id(flow_id, 2), step_id(flow_id, 3)])
+    assert [task.status for task in rest] == [TaskStatus.CANCELLED] * 2
+    assert {task.execution_stats["cancelled_reason"] for task in rest} == {"flow_aborted"}
+    assert sorted(event.task_id for event in told) == sorted(task.id for task in rest)
+    assert {event.reason for event in told} == {"flow_aborted"}
 
 
 async def test_9_5_a_failure_of_the_last_step_aborts_all_the_same(flows: FlowEngines) -> None:
