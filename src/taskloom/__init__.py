@@ -11,11 +11,12 @@ Engines are in `taskloom.memory` and `taskloom.sql`, the interfaces to write you
 `taskloom.interfaces`, the suites that check it in `taskloom.testing`.
 """
 
+from typing import TYPE_CHECKING
+
 from taskloom.actions import ExecutorActions
 from taskloom.app import Loom
 from taskloom.clock import Clock, Seconds, SystemClock
 from taskloom.config import Retention, TaskHandlerConfig
-from taskloom.console import ConsoleHealthProvider
 from taskloom.errors import (
     ConfigurationError,
     ForeignTaskError,
@@ -97,6 +98,9 @@ from taskloom.task import (
     TaskStatus,
 )
 from taskloom.task_function import TaskFunction
+
+if TYPE_CHECKING:
+    from taskloom.console import ConsoleHealthProvider
 
 __version__ = "0.1.0"
 
@@ -192,3 +196,12 @@ __all__ = [
     "log_context",
     "structlog_processor",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # What draws on terminals takes a quarter of the time that importing all the rest does.
+    if name == "ConsoleHealthProvider":
+        from taskloom.console import ConsoleHealthProvider
+
+        return ConsoleHealthProvider
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

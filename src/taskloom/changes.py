@@ -8,7 +8,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from taskloom.clock import Clock
-from taskloom.flow_keeper import FlowKeeper, StepEnd
+from taskloom.flow_keeper import FlowKeeper
 from taskloom.flow_reporter import FlowReporter
 from taskloom.interfaces.flow_barrier import FlowNews
 from taskloom.interfaces.task_storage import TaskStorage
@@ -16,7 +16,6 @@ from taskloom.listeners import Listeners
 from taskloom.outcomes import Settlement
 from taskloom.projector import Projector
 from taskloom.reporter import ExecutorOf, Reporter
-from taskloom.settlement import step_result
 from taskloom.task import TaskStatus
 
 __all__ = ["TaskChanges"]
@@ -59,21 +58,25 @@ class TaskChanges:
         else:
             not_done = set(await self._storage.settle(plan))
         done = [id for id in wanted if id not in not_done]
+        if self._flows is not None and not self._flows.integrated:
+            news = await self._count(self._flows, wanted)
         if done:
-            await self._follow_up(done, reason, news)
+            await self._follow_up(done, reason)
+        await self._flow_reporter.found_ended(news)
         return done
 
-    async def _follow_up(self, cancelled: list[str], reason: str, news: list[FlowNews]) -> None:
-        """What else cancelled tasks mean: for their flows, their entities, for those who listen."""
-        beside = self._flows is not None and not self._flows.integrated
-        if beside or self._projector.wanted or self._listeners.wants("on_task_cancelled"):
+    async def _count(self, flows: FlowKeeper, ids: list[str]) -> list[FlowNews]:
+        """Count cancelled steps; those too whose counting failed when they were cancelled."""
+        tasks = await self._storage.get(ids)
+        cancelled = [task for task in tasks if task.status is TaskStatus.CANCELLED]
+        return await flows.count_ended(cancelled)
+
+    async def _follow_up(self, cancelled: list[str], reason: str) -> None:
+        """What else cancelled tasks mean: for their entities, for those who listen."""
+        if self._projector.wanted or self._listeners.wants("on_task_cancelled"):
             tasks = await self._storage.get(cancelled)
-            if self._flows is not None and beside:
-                ends = [StepEnd(task, step) for task in tasks if (step := step_result(task))]
-                news = await self._flows.count(ends)
             await self._projector.write(self._projector.found_ended(tasks))
             await self._reporter.cancelled(tasks, reason, self._executor_of)
-        await self._flow_reporter.found_ended(news)
 
     async def retry(self, ids: Iterable[str]) -> list[str]:
         """Schedule again, now, what has ended; their ids."""

@@ -54,6 +54,8 @@ class ConsumerParts(Struct, frozen=True):
     on_claim: Callable[[Claim, Sequence[Delivery]], Awaitable[None]]
     on_start: Callable[[Sequence[Delivery]], Awaitable[None]]
     """Called with what is about to go to the lanes."""
+    on_ended: Callable[[Sequence[Task[Any]]], Awaitable[None]]
+    """Called with tasks that had ended in the storage already, before they are acknowledged."""
 
 
 class Intake:
@@ -167,6 +169,7 @@ class Intake:
         ended = {task.id: task for task in await parts.storage.get(missing)}
         over = [d for d in deliveries if (row := ended.get(d.task.id)) and not _may_owe(row)]
         if over:
+            await parts.on_ended([ended[delivery.task.id] for delivery in over])
             await parts.queue.ack(over)
             claim.close([delivery.task.id for delivery in over])
         return [

@@ -96,6 +96,11 @@ class FlowKeeper:
         news = await asyncio.gather(*(one(ends) for ends in flows.values()))
         return [each for each in news if each is not None]
 
+    async def count_ended(self, tasks: Iterable[Task[Any]]) -> list[FlowNews]:
+        """Count the steps among tasks that a storage has as ended."""
+        steps = ((task, step_result(task)) for task in tasks)
+        return await self.count([StepEnd(task, step) for task, step in steps if step is not None])
+
     async def sweep(self) -> list[FlowNews]:
         """Hand over the joins that somebody left behind."""
         before = self._clock.now() - timedelta(seconds=SWEEP_AGE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from taskloom.errors import UnavailableError
 from taskloom.flow_events import FlowAborted, FlowCompleted, FlowStarted, FlowTimedOut
 from taskloom.flows import NewFlow
 from taskloom.interfaces.flow_barrier import FlowNews
@@ -16,6 +18,8 @@ from taskloom.reporter import ExecutorOf, Reporter
 from taskloom.task import FlowMeta, Task
 
 __all__ = ["FlowReporter"]
+
+_log = logging.getLogger(__name__)
 
 
 class FlowReporter:
@@ -29,7 +33,9 @@ class FlowReporter:
         storage: TaskStorage,
         executor_of: ExecutorOf,
         worker_id: str,
+        cancel_steps: Callable[[Mapping[str, str]], None],
     ) -> None:
+        self._cancel_steps = cancel_steps
         self._listeners = listeners
         self._reporter = reporter
         self._projector = projector
@@ -64,6 +70,9 @@ class FlowReporter:
 
     async def ended(self, news: Sequence[FlowNews]) -> None:
         """Joins were handed over."""
+        ended = {each.record.flow.flow_id: each.record.end for each in news}
+        if early := {id: FLOW_ERRORS[end] for id, end in ended.items() if end in FLOW_ERRORS}:
+            self._cancel_steps(early)  # of this worker; others run what they hold, to no effect
         for each in news:
             await self._ended(each)
         if any(each.cancelled for each in news):
@@ -107,7 +116,12 @@ class FlowReporter:
             return
         for each in news:
             if each.cancelled:
-                tasks = await self._storage.get(each.cancelled)
+                try:
+                    tasks = await self._storage.get(each.cancelled)
+                except UnavailableError as error:
+                    flow_id = each.record.flow.flow_id
+                    _log.warning("cancelled steps of flow %s are not told of: %s", flow_id, error)
+                    continue
                 await self._projector.write(self._projector.found_ended(tasks))
                 reason = FLOW_ERRORS.get(each.record.end, "flow ended")
                 await self._reporter.cancelled(tasks, reason, self._executor_of)

@@ -105,14 +105,6 @@ class TaskHandler:
         self._reporter = Reporter(self._listeners, self.worker_id, config)
         self._projector = Projector(config.entity_projections, config, config.clock)
         self._flows = self._flow_keeper()
-        self._flow_reporter = FlowReporter(
-            self._listeners,
-            self._reporter,
-            self._projector,
-            storage,
-            self._executor_of,
-            self.worker_id,
-        )
         self._runner = TaskRunner(
             task_queues,
             cache,
@@ -121,6 +113,15 @@ class TaskHandler:
             config=config,
             reporter=self._reporter,
             lock_every_task=not message_queue.features.exclusive,
+        )
+        self._flow_reporter = FlowReporter(
+            self._listeners,
+            self._reporter,
+            self._projector,
+            storage,
+            self._executor_of,
+            self.worker_id,
+            self._runner.cancel_steps,
         )
         horizon = timedelta(seconds=seconds(config.storage_horizon, "storage_horizon"))
         self._adder = Adder(message_queue, storage, config.clock, horizon, self._project_added)

@@ -20,14 +20,12 @@ from taskloom.executors import Executor
 from taskloom.flow_keeper import FlowKeeper
 from taskloom.flow_reporter import FlowReporter
 from taskloom.interfaces.cache import Cache
-from taskloom.interfaces.flow_barrier import FlowNews
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.leases import Claim, Keeper
 from taskloom.listeners import Listeners
 from taskloom.maturity import Maturity
 from taskloom.outcomes import Delivery, Word
-from taskloom.projections import FLOW_ERRORS
 from taskloom.projector import Projector
 from taskloom.pulse import Pulse
 from taskloom.reporter import Reporter
@@ -114,7 +112,7 @@ class Worker:
                 announcing=parts.reporter.announcing,
                 settling=parts.reporter.settling,
                 report=self._books.report,
-                report_flows=self._on_flows,
+                report_flows=parts.flow_reporter.ended,
                 on_settled=self._on_settled,
             )
         )
@@ -130,6 +128,7 @@ class Worker:
             on_empty=self._made_progress,
             on_claim=self._on_claim,
             on_start=self._on_start,
+            on_ended=self._on_ended,
         )
         self._intake = Intake(self._consuming)
         self._consumers: dict[str, Consumer] = {}
@@ -339,6 +338,13 @@ class Worker:
 
     # What the rooms tell
 
+    async def _on_ended(self, tasks: Sequence[Task[Any]]) -> None:
+        """Whoever ended them died before that was told, or could not tell it."""
+        parts = self._parts
+        if parts.flows is not None:
+            await parts.flow_reporter.found_ended(await parts.flows.count_ended(tasks))
+        await parts.projector.write(parts.projector.found_ended(tasks))
+
     async def _on_claim(self, claim: Claim, deliveries: Sequence[Delivery]) -> None:
         if self._pulse.wants_batches:
             await self._pulse.claim_started(claim, sorted({d.task.type for d in deliveries}))
@@ -363,13 +369,6 @@ class Worker:
             claim.queue_id,
         )
         self._parts.runner.withdraw(deliveries, Word.LOST)
-
-    async def _on_flows(self, news: Sequence[FlowNews]) -> None:
-        ended = {each.record.flow.flow_id: each.record.end for each in news}
-        early = {id: FLOW_ERRORS[end] for id, end in ended.items() if end in FLOW_ERRORS}
-        if early:  # what waits in other workers' lanes runs, and counts for nothing
-            self._parts.runner.cancel_steps(early)
-        await self._parts.flow_reporter.ended(news)
 
     def _on_settled(self) -> None:
         for consumer in self._consumers.values():

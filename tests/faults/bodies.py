@@ -15,11 +15,25 @@ from typing import Any
 from generator import QUEUE
 from recorder import Recorder
 
-from taskloom import ExecutorActions, Loom, MultiTaskExecutor, ParallelTaskExecutor, Task
+from taskloom import (
+    EntityRef,
+    ExecutorActions,
+    FlowJoin,
+    FlowStep,
+    Loom,
+    MultiTaskExecutor,
+    ParallelTaskExecutor,
+    Task,
+    flow_results,
+)
+from taskloom.executors import AsyncConfig
+from taskloom.flows import join_id, step_id
+from taskloom.identity import derive_id
 
 __all__ = ["KillsWhenEncoded", "register"]
 
 SLOTS = 8
+HANDED_OFF_AFTER = 0.05
 
 
 class KillsWhenEncoded:
@@ -130,6 +144,46 @@ class Bodies:
         ids = [child.id for child in children]
         self._recorder.write("spawn", task=task.id, run=run, children=ids)
         return children
+
+    async def flow(self, task: Task[Any], actions: ExecutorActions) -> None:
+        """Start a flow; its steps are children of this."""
+        with self.noted(task) as run:
+            payload = task.payload
+            steps = [self._step(task, index) for index in range(payload["steps"])]
+            flow_id = actions.start_flow(
+                steps,
+                join=FlowJoin("join", QUEUE),
+                failure_policy=payload["policy"],
+                timeout=payload.get("timeout"),
+                entity=EntityRef("whole", "thing"),
+            )
+            ids = [step_id(flow_id, index) for index in range(len(steps))]
+            others = [derive_id(flow_id, "timeout"), join_id(flow_id)]
+            self._recorder.write("spawn", task=task.id, run=run, children=ids + others)
+            await asyncio.sleep(payload["for"] / 4)
+            self.end(task, run, result=payload["n"], children=ids)
+            actions.success(task, payload["n"])
+
+    def _step(self, task: Task[Any], index: int) -> FlowStep:
+        bad = index in task.payload["bad"]
+        payload = {"parent": task.id, "bad": bad, "for": task.payload["for"] * (index % 3) / 2}
+        return FlowStep("step", QUEUE, payload, EntityRef(f"part_{index}", "thing"))
+
+    async def step(self, task: Task[Any], actions: ExecutorActions) -> None:
+        """Succeed with a result that no other run has, or fail."""
+        with self.noted(task) as run:
+            await asyncio.sleep(task.payload["for"])
+            if task.payload["bad"]:
+                raise RuntimeError("as it was told to")
+            self.end(task, run, result=run)
+            actions.success(task, run)
+
+    async def join(self, task: Task[Any], actions: ExecutorActions) -> None:
+        """Count what the flow came to."""
+        with self.noted(task) as run:
+            counted = len(flow_results(task).steps)
+            self.end(task, run, result=counted)
+            actions.success(task, counted)
 
     async def batch(self, tasks: list[Task[Any]], actions: ExecutorActions) -> None:
         """Many at a time."""
@@ -248,9 +302,24 @@ def register(loom: Loom, recorder: Recorder, marks: Path) -> None:
         "raises": bodies.raises,
         "stops-itself": bodies.stops_itself,
         "blocks": bodies.blocks,
+        "on-entity": bodies.plain,
+        "flow": bodies.flow,
+        "flow-aborted": bodies.flow,
+        "flow-timed": bodies.flow,
+        "step": bodies.step,
+        "join": bodies.join,
     }
     for kind, body in singles.items():
         executor = ParallelTaskExecutor(body, store_on_failure=True, chunk_size=SLOTS)
+        loom.queues.register(QUEUE, kind, executor)
+    long = {"handed-off": bodies.plain, "handed-off-lingers": bodies.lingers}
+    for kind, body in long.items():
+        executor = ParallelTaskExecutor(
+            body,
+            store_on_failure=True,
+            chunk_size=SLOTS,
+            async_config=AsyncConfig(HANDED_OFF_AFTER),
+        )
         loom.queues.register(QUEUE, kind, executor)
     loom.queues.register(
         QUEUE, "batch", MultiTaskExecutor(bodies.batch, store_on_failure=True, max_batch=SLOTS)

@@ -9,46 +9,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from case import TERMINAL, Case, Rules, Violation
+from flow_rules import FLOW_RULES, ended_early
 from history import Claimed, History, Run, read_history
-from msgspec import Struct
 from recorder import Event, Final
 
 __all__ = ["Rules", "Violation", "check", "recoveries"]
 
-TERMINAL = frozenset({"executed", "failed", "expired", "ignored", "cancelled"})
-
 UNSAID = 1.0
 """Seconds by which a process may outlive a commit that it never told of, on a starved machine."""
-
-
-class Rules(Struct, frozen=True):
-    """What the workers were configured with, and what is tolerated; in seconds."""
-
-    lease: float = 1.0
-    max_deliveries: int = 5
-    recovery: float = 2.0
-    """Beyond the lease, until what a killed process ran starts again."""
-    skew: float = 0.05
-
-
-class Violation(Struct, frozen=True):
-    """A promise that was not kept."""
-
-    invariant: str
-    task: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: task {self.task or '-'}: {self.text}"
-
-
-class Case(Struct, frozen=True):
-    """All that a rule looks at."""
-
-    history: History
-    finals: dict[str, Final]
-    rules: Rules
-    figures: Mapping[str, int] | None
 
 
 def check(
@@ -101,18 +70,22 @@ def _nothing_invented(case: Case) -> Iterator[Violation]:
 
 
 def _ends_are_true(case: Case) -> Iterator[Violation]:
+    early = ended_early(case)
     for id, final in case.finals.items():
         runs = case.history.runs.get(id, [])
         spec = case.history.specs.get(id)
         good = [run for run in runs if run.word == "ok"]
-        if final.status == "executed" and not any(run.result == final.result for run in good):
+        sentinel = final.flow is not None and final.flow.kind == "sentinel"
+        true = sentinel or any(run.result == final.result for run in good)
+        if final.status == "executed" and not true:
             told = ", ".join(map(str, runs)) or "it never ran"
             yield Violation("I4", id, f"executed with {final.result!r}, but: {told}")
         if final.status == "failed":
             yield from _failed_truly(case, final, runs)
         if final.status == "expired" and (spec is None or spec.until > 1e17):
             yield Violation("I4", id, "expired, and had no time to expire at")
-        if final.status in ("ignored", "cancelled"):
+        asked = final.status == "cancelled" and final.flow is not None and final.flow.id in early
+        if final.status in ("ignored", "cancelled") and not asked:
             yield Violation("I4", id, f"{final.status}, and nobody asked for that")
 
 
@@ -266,26 +239,38 @@ def recoveries(history: History) -> Iterator[tuple[Run, float, float]]:
 def _found_again(case: Case) -> Iterator[Violation]:
     limit = case.rules.lease + case.rules.recovery
     for run, died, again in recoveries(case.history):
-        claims = [c for c in case.history.claims.get(run.task, []) if c.t > died]
-        if run.lock:  # it has to be found in time; then it may have to wait for its lock
-            again = min([again, *(each.t for each in claims)])
-        # Whoever found it may have been killed as well, before starting it: then it has to be
-        # found within the limit of that death.
-        held = [died]
-        for each in claims:
-            dead = case.history.deaths.get(each.pid)
-            if dead is not None and each.t < again and each.t - held[-1] <= limit and dead < again:
-                held.append(max(dead, held[-1]))
+        since, found = _next_holder(case.history, run.task, died, again, limit)
         final = case.finals.get(run.task)
         over = final is not None and (final.poison or final.status == "expired")
-        if again - held[-1] > limit and not (over and again == float("inf")):
+        if found - since > limit and not (over and found == float("inf")):
+            claims = [(c.pid, round(c.t, 3)) for c in case.history.claims.get(run.task, [])]
             yield Violation(
                 "I13",
                 run.task,
-                f"{run} was cut short at {died:.3f}; it went on at {again:.3f}; "
-                f"claimed meanwhile: {[(each.pid, round(each.t, 3)) for each in claims[:9]]}, "
-                f"by processes that died at {[round(t, 3) for t in held[1:]]}",
+                f"{run} was cut short at {died:.3f}; it went on at {again:.3f}; found "
+                f"{found - since:.3f} s after its holder's death; claims: {claims[-12:]}",
             )
+
+
+def _next_holder(
+    history: History, task: str, died: float, again: float, limit: float
+) -> tuple[float, float]:
+    """Since when nobody living held the task, and when somebody did.
+
+    Whoever found it may have been killed before starting it: then it has to be found within the
+    limit of that death. With a living holder it is found; it may then wait for its slot or lock.
+    """
+    since = died
+    for claim in history.claims.get(task, []):
+        if claim.t <= died:
+            continue
+        if claim.t >= again:
+            break
+        dead = history.deaths.get(claim.pid, float("inf"))
+        if claim.t - since > limit or dead >= again:
+            return since, claim.t
+        since = max(since, dead)
+    return since, again
 
 
 def _figures_agree(case: Case) -> Iterator[Violation]:
@@ -335,4 +320,5 @@ _RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     _figures_agree,
     _children_once,
     _nothing_left,
+    *FLOW_RULES,
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from recorder import Recorder, Spec
 
-from taskloom import Loom, Task
+from taskloom import EntityRef, Loom, Task
 from taskloom.errors import UnavailableError
 from taskloom.identity import new_id
 
@@ -30,6 +30,10 @@ KINDS: Mapping[str, int] = {
     "eager": 8,
     "keyed": 8,
     "batch": 14,
+    "on-entity": 6,
+    "flow": 3,
+    "flow-aborted": 3,
+    "flow-timed": 2,
 }
 """How often each kind comes; `poison` is added by hand."""
 
@@ -72,6 +76,10 @@ class Generator:
         elif kind == "keyed":
             spec.lock = fields["task_hash"] = f"key-{rng.randint(1, 4)}"
             body["for"] = body["for"] / 4
+        elif kind == "on-entity":
+            fields["entity"] = EntityRef(f"e_{rng.randint(1, 9)}", "thing")
+        elif kind.startswith("flow"):
+            body |= self._flow(kind) | payload
         self._times(spec, fields)
         task = Task(
             type=kind,
@@ -83,6 +91,18 @@ class Generator:
             **fields,
         )
         return spec, task
+
+    def _flow(self, kind: str) -> dict[str, Any]:
+        """What its starter reads: how many steps, which of them fail, how it ends."""
+        rng = self._random
+        steps = rng.randint(1, 6)
+        bad = rng.sample(range(steps), min(steps, rng.choice((0, 0, 1, 2))))
+        flow: dict[str, Any] = {"steps": steps, "bad": bad, "policy": "continue"}
+        if kind == "flow-aborted":
+            flow["policy"] = "abort"
+        elif kind == "flow-timed":
+            flow["timeout"] = rng.uniform(0.05, 0.5)
+        return flow
 
     def _times(self, spec: Spec, fields: dict[str, Any]) -> None:
         now, here = datetime.now(UTC), time.monotonic()

@@ -85,6 +85,10 @@ class History:
         self.faults: dict[int, list[tuple[float, str]]] = defaultdict(list)
         self.deaths: dict[int, float] = {}
         self.left: list[Event] = []
+        self.changes: list[Event] = []
+        """Of rows of projections and barriers."""
+        self.counted: dict[str, list[tuple[float, object]]] = defaultdict(list)
+        """When a barrier was known to have counted a step, and with what result."""
         self._by_run: dict[str, Run] = {}
 
     @property
@@ -130,6 +134,10 @@ class History:
                 self.faults[event.target].append((event.t, "kill"))
             case "left":
                 self.left.append(event)
+            case "change":
+                self.changes.append(event)
+            case "count":
+                self.counted[event.task].append((event.t, event.result))
 
     def _end(self, event: Event) -> None:
         run = self._by_run.get(event.run)

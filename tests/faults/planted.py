@@ -9,9 +9,12 @@ from typing import Any
 
 from sqlalchemy import Update, bindparam, update
 
-from taskloom import identity
+from taskloom import handoff, identity
+from taskloom.flow_keeper import FlowKeeper
+from taskloom.flows import join_task
+from taskloom.interfaces import FlowNews, FlowRecord, FlowSettled
 from taskloom.outcomes import Delivery, Settlement
-from taskloom.sql import SqlStorage, claims, settling
+from taskloom.sql import SqlFlowBarrier, SqlStorage, claims, settling
 from taskloom.sql.schema import tasks
 from taskloom.task import TaskStatus
 
@@ -98,10 +101,50 @@ def _release_counts() -> None:
     claims._release = release
 
 
+def _join_as_event() -> None:
+    """A join is noted as handed over, then added: whoever dies in between takes it along."""
+
+    async def hand_over(self: FlowKeeper, record: FlowRecord) -> FlowNews | None:
+        flow_id = record.flow.flow_id
+        if not await self.barrier.mark_joined(flow_id):
+            return None
+        steps = await self.barrier.get_step_results(flow_id)
+        join = join_task(record.flow.join, steps, now=self._clock.now())
+        await self._add([join])
+        return FlowNews(record, join)
+
+    FlowKeeper._hand_over = hand_over  # type: ignore[method-assign]
+
+
+def _count_after_settling() -> None:
+    """Steps are counted in a transaction of their own, after they were acknowledged."""
+    count = SqlFlowBarrier.settle
+
+    async def in_two_steps(self: SqlFlowBarrier, plan: Settlement) -> FlowSettled:
+        refused = await self.storage.settle(plan)
+        settled = await count(self, plan)
+        return FlowSettled(refused, settled.news)
+
+    SqlFlowBarrier.settle = in_two_steps  # type: ignore[method-assign]
+
+
+def _evict_without_cancelling() -> None:
+    """A run that took too long leaves its place, and goes on."""
+
+    def evict(self: Any, entry: Any, duration: float) -> None:
+        self._timed_out += 1
+        self._drop(entry.task.id)
+
+    handoff.AsyncTaskManager._evict = evict  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "fencing": _no_fencing,
     "acknowledge-last": _acknowledge_first,
     "derived-ids": _random_child_ids,
     "leases": _rescue_by_age,
     "release-not-counted": _release_counts,
+    "join-is-a-state": _join_as_event,
+    "count-with-settle": _count_after_settling,
+    "eviction-cancels": _evict_without_cancelling,
 }

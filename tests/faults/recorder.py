@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-__all__ = ["Event", "Final", "Reader", "Recorder", "Spec"]
+__all__ = ["Event", "Final", "FlowPart", "Reader", "Recorder", "Spec"]
 
 Key = tuple[str, int, str]
 """A task's id, the epoch of a lease on it, and a word: what the event says about it."""
@@ -60,6 +60,22 @@ class Event(Struct, omit_defaults=True):
     keys: list[Key] = []
 
 
+class FlowPart(Struct, omit_defaults=True):
+    """Which part of a flow a task is; of its join, what it was given."""
+
+    id: str
+    kind: str
+    """step, join or sentinel."""
+    index: int = -1
+    total: int = 0
+    policy: str = "continue"
+    aborted: bool = False
+    timed_out: bool = False
+    lost: bool = False
+    steps: list[tuple[int, str, Any]] = []
+    """Index, status and result of what had counted."""
+
+
 class Final(Struct, omit_defaults=True):
     """A task as storage has it at the end."""
 
@@ -69,6 +85,9 @@ class Final(Struct, omit_defaults=True):
     retry_count: int = 0
     poison: bool = False
     parent: str = ""
+    flow: FlowPart | None = None
+    told: str | None = None
+    """What the projection says; None: the task is on no entity."""
 
 
 _encoder = msgspec.json.Encoder()

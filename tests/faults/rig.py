@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import rows
 from checker import Rules, Violation, check
 from nursery import MAIN, Nursery
-from recorder import Event, Final, Reader, Recorder
+from recorder import Event, Final, FlowPart, Reader, Recorder
 from worker_main import Order
 
-from taskloom import Loom, Task
+from taskloom import Loom, Task, flow_results
+from taskloom.sql import SqlFlowBarrier, SqlProjections, SqlStorage
 
 __all__ = ["OpenRig", "Rig", "rig_on", "seed_of"]
 
@@ -46,7 +48,8 @@ class Rig:
             (directory / name).mkdir(parents=True)
         self.recorder = Recorder(directory / "events", "rig")
         self.reader = Reader(directory / "events")
-        self.loom = Loom(f"sqlite:///{self.file}")
+        self.beside = directory / "flows.db" if rules.beside else None
+        self.loom = _loom(self.file, self.beside)
         self.alive: dict[int, asyncio.Future[int]] = {}
         """Workers and clients that have not ended; each result is the exit code."""
         self.kept: Callable[[], Order] | None = None
@@ -95,6 +98,7 @@ class Rig:
         """What a process of this rig is to be, with its rules."""
         rules = {"lease": self.rules.lease, "max_deliveries": self.rules.max_deliveries}
         places = {"directory": str(self.directory), "file": str(self.file)}
+        places["beside"] = str(self.beside or "")
         return Order(**({"role": role} | places | rules | options))
 
     def _give(self, order: Order) -> asyncio.Future[int]:
@@ -197,10 +201,11 @@ class Rig:
     async def finals(self) -> list[Final]:
         """Every task that storage knows."""
         storage: Any = self.loom.handler.storage
+        told = rows.projections(self.beside or self.file)
         tasks: list[Task[Any]] = []
         while page := await storage.search(limit=500, after=tasks[-1].id if tasks else None):
             tasks += page
-        return [_final(task) for task in tasks]
+        return [_final(task, told) for task in tasks]
 
     async def figures(self) -> Counter[str]:
         """The public figures: tasks by status."""
@@ -215,6 +220,7 @@ class Rig:
         await self.drain()
         await self.stop_workers()
         self._note_locks()
+        self._note_flows()
         events, finals = self.reader.history(), await self.finals()
         return check(events, finals, self.rules, await self.figures())
 
@@ -233,12 +239,32 @@ class Rig:
         for (name,) in held + locks:
             self.recorder.write("left", task=name, word="a lease or a lock")
 
+    def _note_flows(self) -> None:
+        """How rows of flows and projections changed, and the flows that did not end."""
+        file = self.beside or self.file
+        for kind, id, old, new in rows.changes(file):
+            self.recorder.write("change", call=kind, task=id, word=f"{old} {new}")
+        for id, state in rows.flows(file).items():
+            if state != "sent":
+                self.recorder.write("left", task=id, word=f"a flow that is {state}")
+
     def told(self) -> list[str]:
         """What the library logged, warnings and errors, of every process."""
         return [event.word for event in self.of("log")]
 
 
-def _final(task: Task[Any]) -> Final:
+def _loom(file: Path, beside: Path | None) -> Loom:
+    if beside is None:
+        return Loom(f"sqlite:///{file}")
+    storage = SqlStorage.from_url(f"sqlite:///{beside}")
+    return Loom(
+        f"sqlite:///{file}",
+        flow_barrier=SqlFlowBarrier(storage),
+        entity_projections=SqlProjections(storage),
+    )
+
+
+def _final(task: Task[Any], told: dict[str, str]) -> Final:
     payload = task.payload if isinstance(task.payload, dict) else {}
     result = None if task.execution_result is msgspec.UNSET else task.execution_result
     return Final(
@@ -248,7 +274,30 @@ def _final(task: Task[Any]) -> Final:
         task.retry_count,
         "poison" in task.execution_stats,
         payload.get("parent", ""),
+        None if task.metadata.flow is None else _part(task),
+        _told(task, told),
     )
+
+
+def _part(task: Task[Any]) -> FlowPart:
+    meta = task.metadata.flow
+    assert meta is not None, "asked for tasks of flows"
+    kind = "join" if meta.is_join else "sentinel" if meta.is_timeout else "step"
+    part = FlowPart(meta.flow_id, kind, meta.step_index, meta.total_steps, meta.failure_policy)
+    if kind == "join":
+        results = flow_results(task)
+        part.aborted, part.timed_out = results.aborted, results.timed_out
+        part.lost = results.barrier_lost
+        part.steps = [(step.step_index, step.status, step.result) for step in results.steps]
+    return part
+
+
+def _told(task: Task[Any], told: dict[str, str]) -> str | None:
+    """What the projection of a task says; a join's is that of its flow."""
+    meta = task.metadata.flow
+    if meta is not None and meta.is_join:
+        return told.get(meta.flow_id, "") if meta.entity is not None else None
+    return told.get(task.id, "") if task.entity is not None else None
 
 
 class OpenRig(Protocol):
@@ -271,6 +320,7 @@ async def rig_on(
     nursery.listen(rig.hear)
     try:
         async with rig.loom:
+            rows.watch(rig.beside or rig.file)
             yield rig
     finally:
         await rig.close()

@@ -9,7 +9,8 @@ have no place between two calls. They are reached inside the transaction, or fal
 - C12, C14: nothing lies between settle and acknowledgement, or retry and acknowledgement. Killed
   when the settle is committed and its answer is not there.
 - C15: nothing moves from storage to queue. Killed in the upkeep that makes lost tasks due again.
-- C02, C09, C10, C11, C16, C17: projections, flows and handoff are not there yet.
+- C02, C09, C10, C11: projections and flows, in `test_flow_crash_points`.
+- C16, C17: handoff, in `test_handoff_kill`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,10 @@ from generator import Generator, add
 from nemesis import Nemesis, stopped_in_its_body
 from rig import OpenRig, Rig, seed_of
 
-RULES = Rules(max_deliveries=8)
+RULES = Rules(max_deliveries=8, recovery=6.0)
+BESIDE = Rules(max_deliveries=8, recovery=6.0, beside=True)
+KILLED = -signal.SIGKILL
+HERE = Path(__file__).parent
 
 
 def _invariants(violations: list[Violation]) -> set[str]:
@@ -56,31 +62,78 @@ async def _shutdown(rig: Rig, guard: str) -> None:
     await rig.start(without=guard)
 
 
+async def _join_deaths(rig: Rig, guard: str) -> None:
+    """Flows with a barrier beside the tasks, and a worker that dies as it notes a join."""
+    generator = Generator(94, {"flow": 1}, busy=0.02)
+    await add(rig.loom, rig.recorder, [generator.make() for _ in range(4)])
+    assert await rig.ended(await rig.start(without=guard, crash="joined.after")) == KILLED
+    await rig.start(without=guard)
+
+
+async def _step_deaths(rig: Rig, guard: str) -> None:
+    """Flows, and workers that die when their third settle is committed."""
+    generator = Generator(95, {"flow": 1}, busy=0.02)
+    for _ in range(2):
+        await add(rig.loom, rig.recorder, [generator.make() for _ in range(6)])
+        assert (
+            await rig.ended(await rig.start(without=guard, crash="settle.after", nth=3)) == KILLED
+        )
+    await rig.start(without=guard)
+
+
 CASES = [
     ("fencing", _late_word, {"I7"}),
     ("acknowledge-last", _kills, {"I4", "I15"}),
     ("derived-ids", _kills, {"I15"}),
     ("leases", _long_tasks, {"I5", "I6"}),
     ("release-not-counted", _shutdown, {"I8"}),
+    ("join-is-a-state", _join_deaths, {"I9"}),
+    ("count-with-settle", _step_deaths, {"I9"}),
 ]
 
 
-@pytest.mark.parametrize(("guard", "run", "caught"), CASES, ids=[case[0] for case in CASES])
+def _rules(run: object) -> Rules:
+    return BESIDE if run is _join_deaths else RULES
+
+
+@pytest.mark.parametrize(
+    ("guard", "run", "caught"), CASES, ids=[f"{case[0]} {case[1].__name__}" for case in CASES]
+)
 async def test_it_is_caught(
     tmp_path: Path, open_rig: OpenRig, guard: str, run: object, caught: set[str]
 ) -> None:
-    async with open_rig(tmp_path / "rig", RULES) as rig:
+    async with open_rig(tmp_path / "rig", _rules(run)) as rig:
         await run(rig, guard)  # type: ignore[operator]
         violations = await rig.verdict()
         found = _invariants(violations)
         assert found & caught, f"seed {seed_of(91)}: only {found}"
 
 
-@pytest.mark.parametrize(("run"), [_late_word, _kills, _long_tasks, _shutdown])
+RUNS = [_late_word, _kills, _long_tasks, _shutdown, _join_deaths, _step_deaths]
+
+
+@pytest.mark.parametrize("run", RUNS)
 async def test_the_same_runs_are_clean_with_every_guard_in_place(
     tmp_path: Path, open_rig: OpenRig, run: object
 ) -> None:
-    async with open_rig(tmp_path / "rig", RULES) as rig:
+    async with open_rig(tmp_path / "rig", _rules(run)) as rig:
         await run(rig, "")  # type: ignore[operator]
         violations = await rig.verdict()
         assert not violations, f"seed {seed_of(91)}:\n" + "\n".join(map(str, violations))
+
+
+EVICTION = "tests/unit/test_handoff.py::test_a_run_longer_than_its_maximum_is_cancelled_and_told"
+
+
+@pytest.mark.parametrize(("guard", "code"), [("eviction-cancels", 1), ("", 0)])
+def test_a_test_of_handoff_notices_it(guard: str, code: int) -> None:
+    """No process of the rig needs to die for this one: a test of the suite tells."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "without", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--timeout=5", EVICTION],
+        env={**os.environ, "PYTHONPATH": str(HERE), "TASKLOOM_TEST_WITHOUT": guard},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stdout

@@ -34,6 +34,16 @@ OPERATIONS = 5
 """Steps of SQLite's machine between two looks at whether to die inside a statement."""
 
 
+_INSIDE = {
+    "settle.mid-insert": ("INSERT", "taskloom_tasks"),
+    "settle.mid-update": ("UPDATE", "taskloom_tasks"),
+    "settle.mid-count": ("INSERT", "taskloom_flow_steps"),
+    "settle.at-flow": ("UPDATE", "taskloom_flows"),
+    "settle.at-project": ("INSERT", "taskloom_projections"),
+}
+"""Statements of a settle that a process can die in the middle of, or at whose start."""
+
+
 class CrashPoint:
     """`kill -9` of this process at the `nth` time it comes to `name`; "" never."""
 
@@ -58,17 +68,20 @@ class CrashPoint:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def arm(self, driver: sqlite3.Connection) -> None:
-        """Inside a transaction: die in the middle of its first statement of the wanted kind."""
-        verb = {"settle.mid-insert": "INSERT", "settle.mid-update": "UPDATE"}.get(self.name)
-        if verb is None:
+        """Inside a transaction: die in the middle, or at the start, of a statement of a kind."""
+        inside = _INSIDE.get(self.name)
+        if inside is None:
             return
+        verb, table = inside
 
         def die_within() -> int:
             self.here(self.name)
             return 0
 
         def watch(statement: str) -> None:
-            wanted = statement.lstrip().startswith(f"{verb} ") and "taskloom_tasks" in statement
+            wanted = statement.lstrip().startswith(f"{verb} ") and table in statement
+            if wanted and self.name.startswith("settle.at-"):
+                self.here(self.name)
             driver.set_progress_handler(die_within if wanted else None, OPERATIONS)
 
         driver.set_trace_callback(watch)
@@ -106,7 +119,7 @@ class WatchedStorage(SqlStorage):
         self._crash = crash
         self.draining = False
 
-    async def _call(self, name: str, call: Coroutine[Any, Any, T]) -> tuple[T, float]:
+    async def call(self, name: str, call: Coroutine[Any, Any, T]) -> tuple[T, float]:
         """Await `call`, dying before or after it if told to; its answer, and when it began."""
         since = time.monotonic()
         try:
@@ -126,7 +139,7 @@ class WatchedStorage(SqlStorage):
             self._crash.here(f"drain.{point}")
 
     async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
-        return (await self._call("add", super().add(tasks)))[0]
+        return (await self.call("add", super().add(tasks)))[0]
 
     async def claim_records(
         self, limit: int, *, lease: float, queue_id: str | None = None, now: datetime | None = None
@@ -146,7 +159,7 @@ class WatchedStorage(SqlStorage):
 
     async def extend_leases(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
         call = super().extend_leases(deliveries, lease)
-        gone, since = await self._call("extend", call)
+        gone, since = await self.call("extend", call)
         keys = _keys(deliveries, gone)
         if gone:
             self._recorder.write("refused", word="extend", keys=_keys(gone, ()))
@@ -156,29 +169,32 @@ class WatchedStorage(SqlStorage):
     async def give_back(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0
     ) -> list[Delivery]:
-        gone, since = await self._call("release", super().give_back(deliveries, delay=delay))
+        gone, since = await self.call("release", super().give_back(deliveries, delay=delay))
         self._recorder.write("release", since=since, keys=_keys(deliveries, gone))
         return gone
 
     async def settle(self, plan: Settlement) -> list[str]:
-        retries = any(ending.status is TaskStatus.SCHEDULED for ending in plan.endings)
-        refused, since = await self._call("settle", super().settle(plan))
+        refused, since = await self.call("settle", super().settle(plan))
+        self.note_settle(plan, refused, since)
+        return refused
+
+    def note_settle(self, plan: Settlement, refused: list[str], since: float) -> None:
+        """Note what a settle that began at `since` came to; a barrier's is one too."""
         gone = set(refused)
         keys = [
             (e.delivery.task.id, e.delivery.receipt, _said(e.status, e.delivery.task.id in gone))
             for e in plan.endings
         ]
         self._recorder.write("settle", since=since, keys=keys)
-        if retries:
+        if any(ending.status is TaskStatus.SCHEDULED for ending in plan.endings):
             self._here("settle-retry.after")
-        return refused
 
     async def set_aside(self, records: Sequence[UnreadableRecord]) -> None:
-        await self._call("set-aside", super().set_aside(records))
+        await self.call("set-aside", super().set_aside(records))
 
     async def recover_stale(self, *, now: datetime, stale_after: float) -> int:
         call = super().recover_stale(now=now, stale_after=stale_after)
-        return (await self._call("recover", call))[0]
+        return (await self.call("recover", call))[0]
 
 
 def make_storage(url: str, recorder: Recorder, crash: CrashPoint) -> WatchedStorage:

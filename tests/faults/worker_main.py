@@ -28,11 +28,12 @@ from generator import client
 from msgspec import Struct
 from recorder import Recorder
 from watched import CrashPoint, WatchedStorage, make_storage
+from watched_flows import BarrierBeside, WatchedBarrier, WatchedProjections
 
 from taskloom import LifecycleConfig, Loom, TaskHandlerConfig, TaskLifecycleProvider
 from taskloom.cli.serving import Moment, serve
 from taskloom.cli.stopping import Stops
-from taskloom.sql import SqlCache, SqlQueue
+from taskloom.sql import SqlCache, SqlQueue, SqlStorage
 
 STALL = 0.25
 """Seconds by which a turn of the loop may be late before that counts as a fault."""
@@ -55,6 +56,8 @@ class Order(Struct):
     seed: int = 0
     count: int = 0
     pause: float = 0.0
+    beside: str = ""
+    """The file of flows and projections, if that is not `file`."""
 
 
 class RecordingHandler(logging.Handler):
@@ -100,6 +103,7 @@ class Process:
             queue=SqlQueue(self.storage),
             storage=self.storage,
             cache=SqlCache(self.storage.database),
+            **self._for_flows(),
             config=TaskHandlerConfig(
                 lease=order.lease,
                 max_deliveries=order.max_deliveries,
@@ -110,6 +114,18 @@ class Process:
             ),
         )
         register(self.loom, self.recorder, directory / "marks")
+
+    def _for_flows(self) -> dict[str, Any]:
+        if not self.order.beside:
+            return {
+                "flow_barrier": WatchedBarrier(self.storage),
+                "entity_projections": WatchedProjections(self.storage, self.crash),
+            }
+        storage = SqlStorage.from_url(f"sqlite:///{self.order.beside}")
+        return {
+            "flow_barrier": BarrierBeside(storage, self.recorder, self.crash),
+            "entity_projections": WatchedProjections(storage, self.crash),
+        }
 
     def run(self) -> None:
         """Be it, to the end."""
@@ -157,7 +173,7 @@ def _open_files() -> set[str]:
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             names.add(os.readlink(f"/proc/self/fd/{fd}"))
-    return {name for name in names if "tasks.db" in name}
+    return {name for name in names if ".db" in Path(name).name}
 
 
 # The nursery.

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
+from simulation.flow_plans import JOINS, QUEUE, options_of, steps_of, tasks_of_flow
 from simulation.nemesis import Life
 from taskloom import (
     Clock,
@@ -18,11 +19,10 @@ from taskloom import (
 )
 from taskloom.interfaces import MessageQueue
 
-__all__ = ["QUEUE", "Script", "build_task"]
-
-QUEUE = "q"
+__all__ = ["Script", "build_task"]
 
 Add = Callable[[list[Task[Any]]], Awaitable[Any]]
+Start = Callable[..., Awaitable[str]]
 
 
 class Script:
@@ -34,6 +34,8 @@ class Script:
         self._numbers = numbers
         self.add: Add | None = None
         """`handler.add_tasks`, noted; set when the handler is there."""
+        self.start_flow: Start | None = None
+        """`handler.start_flow`."""
 
     def register(self, queue: MessageQueue) -> TaskQueuesManager:
         queues = TaskQueuesManager(queue)
@@ -42,6 +44,13 @@ class Script:
             ("brief", ParallelTaskExecutor(self.one, store_on_failure=False, chunk_size=2)),
             ("single", SingleTaskExecutor(self.one, store_on_failure=True)),
             ("batch", MultiTaskExecutor(self.many, store_on_failure=True, max_batch=3)),
+            (
+                "step",
+                ParallelTaskExecutor(
+                    self.one, store_on_failure=True, default_retries=1, chunk_size=3
+                ),
+            ),
+            *((type, SingleTaskExecutor(self.one, **_OF_JOINS)) for type in JOINS),
         ):
             queues.register(QUEUE, type, executor)
         return queues
@@ -84,7 +93,7 @@ class Script:
         return run
 
     async def _prepare(self, task: Task[Any]) -> None:
-        payload = task.payload
+        payload = _wishes(task)
         if payload.get("kills"):
             self._life.crash()
         if nap := payload.get("nap"):
@@ -92,6 +101,9 @@ class Script:
         if inner := self._children(task, "inner"):
             assert self.add is not None
             await self.add(inner)
+        if plan := payload.get("inner_flow"):
+            assert self.start_flow is not None
+            await self.start_flow(steps_of(plan), **options_of(plan))
 
     def _speak(self, task: Task[Any], actions: Any, run: int) -> None:
         """Say the word that the payload asks for at this attempt, and add the children."""
@@ -99,6 +111,10 @@ class Script:
         children = [] if word == "silent" else self._children(task, "children")
         if children:
             actions.add_tasks(children, parent=task)
+        ids = [child.id for child in children]
+        if (plan := _wishes(task).get("flow")) and word != "silent":
+            flow_id = actions.start_flow(steps_of(plan), parent=task, **options_of(plan))
+            ids += tasks_of_flow(flow_id, len(plan["steps"]), timed=plan.get("timeout") is not None)
         if word == "success":
             actions.success(task, {"run": run})
         elif word == "fail":
@@ -107,11 +123,10 @@ class Script:
             self._again(task, actions)
         elif word == "raise":
             raise _WantedError("as the payload says")
-        ids = tuple(child.id for child in children)
-        self._life.note("end", task.id, run=run, word=word, children=ids)
+        self._life.note("end", task.id, run=run, word=word, children=tuple(ids))
 
     def _children(self, task: Task[Any], name: str) -> list[Task[Any]]:
-        specs = task.payload.get(name, ())
+        specs = _wishes(task).get(name, ())
         if task.type == "batch":
             # In a batch only `parent=` gives derived ids, and later than they are noted here.
             origin = f"{task.id}/{task.retry_count}/{task.payload.get('turns')}/{name}"
@@ -124,9 +139,18 @@ class Script:
         actions.add_tasks([task.replace(payload=payload, execute_at=later)])
 
 
+_OF_JOINS: dict[str, Any] = {"store_on_failure": True, "default_retries": 2}
+
+
+def _wishes(task: Task[Any]) -> dict[str, Any]:
+    """What the runs of a task are to do."""
+    wishes: dict[str, Any] = JOINS.get(task.type, task.payload)
+    return wishes
+
+
 def _word(task: Task[Any]) -> str:
     """How this attempt is to end; a batch as a whole does not raise for one of its tasks."""
-    payload = task.payload
+    payload = _wishes(task)
     if task.retry_count < payload.get("fails", 0):
         how: str = payload["how"]
         return "fail" if how == "raise" and task.type == "batch" else how

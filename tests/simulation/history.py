@@ -21,6 +21,10 @@ class Event(NamedTuple):
       an engine accepted; `back` is a release that changes the task
     - `row` (`old`, `new`, `poison`): a stored task changed its status
     - `cancel`, `revive`, with `ok` once the client was told so
+    - `flow.open` (`total`, `join`, `by`), `flow.steps` (`results`, `abort`), `flow.early`
+      (`timed_out`), `flow.joined`: what a barrier accepted; `flow.told` (`end`): what an event
+      said. The flow's id stands for the task's
+    - `project` (`old`, `new`, `asked`): what a row of projections said before and after
     - `fault` (`call`, `fault`, `ids`): an engine call of this worker did not simply succeed
     - `crash`, `stop`, `broken` (`error`): a worker died, was asked to stop, hit a fault of ours
     """
@@ -47,6 +51,8 @@ class Final(NamedTuple):
     """Locks, leases and asyncio tasks that nobody let go of."""
     unfinished: bool = False
     """The time given was over before the work was."""
+    projections: dict[str, str] = {}
+    """What the rows of projections say, by task or flow."""
 
 
 class History:

@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from msgspec.structs import replace
+
 from taskloom import UnavailableError
 from taskloom.carriers import SteppedCarrier
+from taskloom.flow_keeper import FlowKeeper
 from taskloom.identity import DerivedIds, new_id
+from taskloom.interfaces import FlowRecord
 from taskloom.lane import Lane
 from taskloom.leases import Keeper
 from taskloom.locks import TaskLocks
-from taskloom.memory import InMemoryStorage
+from taskloom.memory import InMemoryFlowBarrier, InMemoryProjections, InMemoryStorage
 from taskloom.memory.channel import Channel
 from taskloom.memory.writes import Writer
 from taskloom.outcomes import Delivery
@@ -120,6 +124,50 @@ def expiry_not_looked_at(original: Any, self: Lane, *args: Any) -> None:
 @_mistake(TaskLocks, "take")
 async def hashes_not_locked(original: Any, self: TaskLocks, deliveries: Any) -> list[Delivery]:
     return []
+
+
+@_mistake(FlowKeeper, "_hand_over")
+async def join_noted_before_it_is_added(original: Any, self: FlowKeeper, record: FlowRecord) -> Any:
+    if not await self.barrier.mark_joined(record.flow.flow_id):
+        return None
+    return await original(self, record)
+
+
+@_mistake(FlowKeeper, "_hand_over")
+async def join_handed_over_once_more(original: Any, self: FlowKeeper, record: FlowRecord) -> Any:
+    again = record.flow.join.replace(id=new_id())
+    await original(self, replace(record, flow=replace(record.flow, join=again)))
+    return await original(self, record)
+
+
+@_mistake(InMemoryFlowBarrier, "_count")
+def last_result_of_a_step_counts(
+    original: Any, self: InMemoryFlowBarrier, flow: Any, result: Any, body: bytes
+) -> None:
+    original(self, flow, result, body)
+    flow.steps[result.step_index] = body
+
+
+@_mistake(SteppedCarrier, "carry_out")
+async def steps_acknowledged_before_they_count(
+    original: Writing, self: SteppedCarrier, verdicts: Sequence[Any], *args: Any, **options: Any
+) -> set[str]:
+    steps = [v.outcome.delivery for v in verdicts if v.ending is not None and v.ending.step]
+    if steps:
+        await self._parts.queue.ack(steps)
+    return await original(self, verdicts, *args, **options)
+
+
+@_mistake(FlowKeeper, "_cancel")
+async def steps_of_aborted_flows_go_on(original: Any, self: FlowKeeper, ids: Any, end: str) -> Any:
+    return ()
+
+
+@_mistake(InMemoryProjections, "upsert_projections")
+async def last_row_of_projections_stays(
+    original: Any, self: InMemoryProjections, entries: Sequence[Any]
+) -> None:
+    self._rows.update((entry.task_id, entry) for entry in entries)
 
 
 @_mistake(SteppedCarrier, "_give_up")

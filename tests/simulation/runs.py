@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from simulation.flow_model import FlowModel, replayed
 from simulation.history import Event
 
 __all__ = ["Facts", "Run"]
@@ -50,6 +51,8 @@ class Facts:
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.events = list(events)
+        self.place = {id(event): place for place, event in enumerate(self.events)}
+        """Which event came first; many happen at one time."""
         self.by_kind: dict[str, list[Event]] = defaultdict(list)
         self.by_task: dict[str, list[Event]] = defaultdict(list)
         for event in self.events:
@@ -60,6 +63,13 @@ class Facts:
         self.stops = {event.who: event.at for event in self.by_kind["stop"]}
         self.parents: dict[str, str] = {}
         self.runs: dict[str, list[Run]] = {id: self._runs(id) for id in self.by_task}
+        self.flows: dict[str, FlowModel] = replayed(self.events)
+        self._kin: dict[str, set[str]] = {}
+        for flow in self.flows.values():
+            self._kin |= {id: {flow.id} for id in flow.tasks}
+            self._kin[flow.join_id] = {flow.id, *flow.tasks}
+            if flow.by:
+                self.parents |= dict.fromkeys(flow.tasks, flow.by)
         for runs in self.runs.values():
             self.parents |= {child: run.task for run in runs for child in run.children}
 
@@ -80,11 +90,13 @@ class Facts:
         return [event for event in self.by_task[id] if event.kind in kinds]
 
     def lineage(self, id: str) -> set[str]:
-        """The task, its parent, and so on."""
-        line = {id}
-        while id in self.parents and self.parents[id] not in line:
-            id = self.parents[id]
-            line.add(id)
+        """The task, its parent, and so on; of a join, the steps of its flow."""
+        line, open_ids = {id}, [id]
+        while open_ids:
+            id = open_ids.pop()
+            kin = self._kin.get(id, set()) | {self.parents.get(id, id)}
+            open_ids += sorted(kin - line)
+            line |= kin
         return line
 
     def named(self, id: str, until: float) -> list[Event]:
@@ -110,4 +122,8 @@ def _repeated(fault: Event) -> bool:
     return fault.about["fault"] in ("refused", "lost") and fault.about["call"] in _REPEATED
 
 
-_REPEATED = ("settle", "ack", "release", "extend", "extend_leases", "recover_stale", "claim_due")
+_REPEATED = (
+    *("settle", "ack", "release", "extend", "extend_leases", "recover_stale", "claim_due"),
+    *("barrier.open", "barrier.record", "barrier.early", "barrier.results", "barrier.joined"),
+    *("barrier.get", "project"),
+)

@@ -43,6 +43,7 @@ def violations(seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seeds", BLOCKS, ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+@pytest.mark.timeout(300)
 def test_simulations(seeds: range) -> None:
     bad = {seed: found for seed in seeds if (found := violations(seed))}
     if not bad:

@@ -5,22 +5,32 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
+from simulation.flow_plans import make_plan
 from simulation.nemesis import Fault, FaultPlan
+from taskloom import EntityRef
 
 __all__ = ["LEASE", "Operation", "Scenario", "make_scenario"]
 
 LEASE = 3.0
 _ALL = (Fault.REFUSED, Fault.LOST, Fault.SLOW, Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
 _CALLS = ("put", "settle", "ack", "release", "add", "extend", "claim_due", "take_over", "claim")
+_FLOW_CALLS = (
+    *("barrier.open", "barrier.record", "barrier.get", "barrier.results", "barrier.joined"),
+    *("barrier.early", "barrier.record", "add", "put", "settle", "ack", "project", "get"),
+)
 
 
 class Operation(NamedTuple):
-    """Something a client does at a time: "add", "cancel" or "retry" tasks, by their specs."""
+    """Something a client does at a time: "add", "cancel" or "retry" tasks, by their specs.
+
+    "flow": start one.
+    """
 
     at: float
     what: str
     tasks: list[dict[str, Any]]
     """Fields of tasks; times are seconds from then."""
+    flow: dict[str, Any] = {}
 
 
 class Scenario(NamedTuple):
@@ -34,6 +44,8 @@ class Scenario(NamedTuple):
     faults: FaultPlan
     stops: list[float]
     """When a worker is asked to stop, and another one takes its place."""
+    flows: bool = False
+    """There is a barrier, there are projections, and what they are for."""
 
 
 def make_scenario(seed: int) -> Scenario:
@@ -41,7 +53,7 @@ def make_scenario(seed: int) -> Scenario:
     rng = random.Random(seed)
     plan = (_calm, _aimed, _aimed, _random, _random)[seed % 5]
     operations = _operations(rng)
-    return Scenario(
+    scenario = Scenario(
         seed,
         integrated=rng.random() < 0.4,
         workers=rng.choice((1, 2, 2)),
@@ -49,6 +61,29 @@ def make_scenario(seed: int) -> Scenario:
         faults=plan(rng),
         stops=[rng.uniform(0.1, 6)] if rng.random() < 0.3 else [],
     )
+    return _with_flows(scenario) if seed % 2 else scenario
+
+
+def _with_flows(scenario: Scenario) -> Scenario:
+    """Fewer tasks of their own, some on entities; flows; faults aimed at what these call."""
+    rng = random.Random(f"flows {scenario.seed}")
+    operations = scenario.operations[:1]
+    for root in operations[0].tasks:
+        if rng.random() < 0.4:
+            root["entity"] = EntityRef("lone", "thing")
+        if rng.random() < 0.3:
+            # At once, only a task of its own gives a flow an id that a seed can repeat.
+            ways = ("flow",) if root["type"] == "batch" else ("flow", "inner_flow")
+            root["payload"][rng.choice(ways)] = make_plan(rng, _behaviour)
+    for _ in range(rng.choice((1, 1, 2))):
+        operations.append(Operation(_moment(rng, 3), "flow", [], make_plan(rng, _behaviour)))
+    wishes = [each for each in scenario.operations if each.what != "add"]
+    faults = scenario.faults
+    if faults.aims:
+        calls = rng.sample(_FLOW_CALLS, len(faults.aims))
+        aims = {(call, rng.choice((1, 1, 2, 3))): rng.choice(_ALL) for call in calls}
+        faults = faults._replace(aims=aims)
+    return scenario._replace(operations=operations + wishes, faults=faults, flows=True)
 
 
 def _calm(rng: random.Random) -> FaultPlan:

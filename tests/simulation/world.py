@@ -13,6 +13,8 @@ from unittest.mock import patch
 
 from simulation.engines import SimulatedCache, SimulatedQueue, SimulatedStorage
 from simulation.executors import Script, build_task
+from simulation.flow_engines import SimulatedBarrier, SimulatedProjections, ToldOfFlows
+from simulation.flow_plans import options_of, steps_of, tasks_of_flow
 from simulation.history import Event, Final, History
 from simulation.loop import DeadlockError, EndlessError, VirtualClock, VirtualLoop
 from simulation.nemesis import Life, Nemesis
@@ -26,14 +28,22 @@ from taskloom import (
     TaskQueuesManager,
     UnavailableError,
 )
+from taskloom.flows import step_id
 from taskloom.interfaces import MessageQueue
-from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
+from taskloom.memory import (
+    InMemoryCache,
+    InMemoryFlowBarrier,
+    InMemoryProjections,
+    InMemoryQueue,
+    InMemoryStorage,
+)
 from taskloom.memory.shelves import Row
 
 __all__ = ["MAX_DELIVERIES", "quiet_logs", "simulate"]
 
 MAX_DELIVERIES = 3
 STALE_AFTER = 45.0
+_REASON = "no longer wanted"
 PATIENCE = 150.0
 """Virtual seconds after the client's last wish until everything must have ended."""
 
@@ -44,8 +54,10 @@ def simulate(scenario: Scenario) -> tuple[list[Event], Final]:
     random.seed(scenario.seed)  # the library's own jitter
     loop = VirtualLoop()
     world = World(scenario, loop)
+    flows = count(1)
     try:
-        return loop.run_until_complete(world.run())
+        with patch("taskloom.handler.new_id", lambda: f"flow{next(flows)}"):
+            return loop.run_until_complete(world.run())
     except (DeadlockError, EndlessError) as error:
         world.history.note("broken", "loop", error=repr(error))
         return world.history.events, world.final(unfinished=True)
@@ -72,6 +84,10 @@ class World:
             else InMemoryQueue(self._clock)
         )
         self._cache = InMemoryCache(self._clock)
+        self._barrier = InMemoryFlowBarrier(self._clock)
+        self._projections = InMemoryProjections()
+        self._steps: list[str] = []
+        """Of the flows that the client knows of."""
         self._runs = count(1)
         self._names = count(1)
         self._over = False
@@ -122,11 +138,17 @@ class World:
         if isinstance(self._queue, InMemoryQueue):
             for channel in self._queue._channels.values():
                 waiting += channel.items
-        return waiting
+        flows = self._barrier._flows
+        return waiting + [id for id in flows if flows[id].state != "sent" and self._exists(id)]
+
+    def _exists(self, flow_id: str) -> bool:
+        """Whether a flow has tasks: one that was opened by someone who died then has none."""
+        return step_id(flow_id, 0) in self._storage._shelves.rows
 
     def final(self, *, unfinished: bool) -> Final:
         rows = {id: row.task for id, row in self._storage._shelves.rows.items()}
-        return Final(rows, self._waiting(), self._leftovers(), unfinished)
+        told = {id: row.status for id, row in self._projections._rows.items()}
+        return Final(rows, self._waiting(), self._leftovers(), unfinished, told)
 
     def _leftovers(self) -> list[str]:
         now = self._clock.monotonic()
@@ -155,10 +177,20 @@ class World:
             stale_after=STALE_AFTER,
             max_deliveries=MAX_DELIVERIES,
             shutdown_grace_period=1.0,
+            **self._for_flows(life),
         )
         queues = TaskQueuesManager(queue) if script is None else script.register(queue)
         cache = SimulatedCache(self._cache, self._nemesis, life)
         return TaskHandler(queue, queues, storage, cache, config=config)
+
+    def _for_flows(self, life: Life) -> dict[str, Any]:
+        if not self._scenario.flows:
+            return {}
+        return {
+            "flow_barrier": SimulatedBarrier(self._barrier, self._nemesis, life),
+            "entity_projections": SimulatedProjections(self._projections, self._nemesis, life),
+            "flow_lifecycle_provider": ToldOfFlows(life),
+        }
 
     async def _worker(self) -> None:
         """A place for a worker: who dies or stops is replaced until all is done."""
@@ -181,6 +213,7 @@ class World:
         script = Script(life, self._clock, self._runs)
         handler = self._handler(life, script)
         script.add = lambda tasks: _add(life, handler, tasks)
+        script.start_flow = handler.start_flow
         async with handler:
             await handler.serve(stop=life.stop)
 
@@ -194,15 +227,41 @@ class World:
 
     async def _operate(self, life: Life, handler: TaskHandler, operation: Operation) -> None:
         await asyncio.sleep(operation.at)
-        ids = [fields["id"] for fields in operation.tasks]
+        ids = [*(fields["id"] for fields in operation.tasks), *self._steps[:2]]
         if operation.what == "add":
             await self._add_patiently(life, handler, operation)
+        elif operation.what == "flow":
+            await self._start_patiently(life, handler, operation.flow)
         elif operation.what == "cancel":
-            _note_each(life, "cancel", ids)
-            await _told(life, "cancel", handler.cancel_tasks(ids, reason="no longer wanted"))
+            await self._cancel_patiently(life, handler, ids)
         else:
             _note_each(life, "revive", ids)
             await _told(life, "revive", handler.retry_tasks(ids))
+
+    async def _cancel_patiently(self, life: Life, handler: TaskHandler, ids: list[str]) -> None:
+        """Cancel, again until it is known what was: steps count as failed only then."""
+        _note_each(life, "cancel", ids)
+        while True:
+            if await _told(life, "cancel", handler.cancel_tasks(ids, reason=_REASON)):
+                return
+            await asyncio.sleep(1.0)
+
+    async def _start_patiently(
+        self, life: Life, handler: TaskHandler, plan: dict[str, Any]
+    ) -> None:
+        """Start a flow; one that may not have been started is left to itself."""
+        steps, options = steps_of(plan), options_of(plan)
+        for pause in (0.1, 1.0, 4.0, 0.0):
+            try:
+                flow_id = await handler.start_flow(steps, **options)
+            except UnavailableError:
+                await asyncio.sleep(pause)
+                continue
+            ids = tasks_of_flow(flow_id, len(steps), timed=options["timeout"] is not None)
+            self._steps += ids[: len(steps)]
+            for id in ids:
+                life.note("add.ok", id)
+            return
 
     async def _add_patiently(self, life: Life, handler: TaskHandler, operation: Operation) -> None:
         """Add, and again what was not accepted: the same ids, so that it is the same task."""
@@ -238,13 +297,15 @@ async def _add(life: Life, handler: TaskHandler, tasks: list[Task[Any]]) -> None
     _note_each(life, "add.ok", ids)
 
 
-async def _told(life: Life, kind: str, call: Any) -> None:
+async def _told(life: Life, kind: str, call: Any) -> bool:
+    """Note for which ids it was done; False when that is unknown."""
     try:
         done = await call
     except UnavailableError:
-        return
+        return False
     for id in done:
         life.note(kind, id, ok=True)
+    return True
 
 
 def _note_each(life: Life, kind: str, ids: Sequence[str]) -> None:
@@ -267,7 +328,8 @@ class _Errors(logging.Handler):
     history: History | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and self.history is not None:
+        expected = record.name == "taskloom.projector"  # told of what the nemesis does to rows
+        if record.exc_info and self.history is not None and not expected:
             error = f"{record.getMessage()}: {record.exc_info[1]!r}"
             self.history.note("broken", record.name, error=error)
 

@@ -199,7 +199,9 @@ async def test_8_3_a_cancelled_task_is_failed_with_the_reason(flows: FlowEngines
         [row] = await told.get([task.id])
         assert (row.status, row.error) == ("failed", "cancelled: withdrawn")
         if isinstance(told, Told):
-            assert told.of(task.id) == ["scheduled", "failed"]
+            # Again when the queue beside the storage delivers it, to nobody.
+            assert told.of(task.id)[:2] == ["scheduled", "failed"]
+            assert set(told.of(task.id)[2:]) <= {"failed"}
 
 
 @workers

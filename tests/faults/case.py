@@ -1,0 +1,45 @@
+"""What rules look at, and what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from history import History
+from msgspec import Struct
+from recorder import Final
+
+__all__ = ["TERMINAL", "Case", "Rules", "Violation"]
+
+TERMINAL = frozenset({"executed", "failed", "expired", "ignored", "cancelled"})
+
+
+class Rules(Struct, frozen=True):
+    """What the workers were configured with, and what is tolerated; in seconds."""
+
+    lease: float = 1.0
+    max_deliveries: int = 5
+    recovery: float = 2.0
+    """Beyond the lease, until what a killed process ran starts again."""
+    skew: float = 0.05
+    beside: bool = False
+    """Flows and projections are in a file beside that of the tasks: more transactions."""
+
+
+class Violation(Struct, frozen=True):
+    """A promise that was not kept."""
+
+    invariant: str
+    task: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: task {self.task or '-'}: {self.text}"
+
+
+class Case(Struct, frozen=True):
+    """All that a rule looks at."""
+
+    history: History
+    finals: dict[str, Final]
+    rules: Rules
+    figures: Mapping[str, int] | None

@@ -1,0 +1,46 @@
+"""Flows under `kill -9`: each has one join, with the first result of every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from checker import Rules, recoveries
+from generator import Generator, add
+from history import read_history
+from nemesis import Nemesis
+from rig import OpenRig, Rig, seed_of
+
+FLOWS = 200
+STEPS = 10
+KILLS = 15
+WORKERS = 3
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("beside", [False, True], ids=["one file", "a barrier beside"])
+async def test_every_flow_has_one_join(tmp_path: Path, open_rig: OpenRig, beside: bool) -> None:
+    """With a barrier on a file of its own it takes more transactions: fewer flows there."""
+    seed = seed_of(71)
+    flows = FLOWS // 4 if beside else FLOWS
+    # A busy machine must not cost a living worker its lease, and no flow is what kills them.
+    rules = Rules(lease=2.0, max_deliveries=KILLS + 3, beside=beside)
+    async with open_rig(tmp_path / "rig", rules) as rig:
+        generator = Generator(seed, busy=0.1)
+        await rig.keep_workers(WORKERS)
+        for _ in range(flows // 10):
+            made = [generator.make("flow", steps=STEPS, bad=[]) for _ in range(10)]
+            await add(rig.loom, rig.recorder, made)
+        await Nemesis(rig, seed, pace=0.3).kill(KILLS)
+        violations = await rig.verdict()
+        cut_short = list(recoveries(read_history(rig.reader.history())))
+        print(f"seed {seed}: {KILLS} kills, {flows} flows, {len(cut_short)} runs cut short")
+        assert not violations, f"seed {seed}:\n" + "\n".join(map(str, violations))
+        assert cut_short, "no kill hit a run: the test shows nothing"
+        await _each_is_complete(rig, flows)
+
+
+async def _each_is_complete(rig: Rig, flows: int) -> None:
+    joins = [f.flow for f in await rig.finals() if f.flow is not None and f.flow.kind == "join"]
+    assert len(joins) == flows
+    assert {len(join.steps) for join in joins} == {STEPS}
