@@ -38,6 +38,7 @@ __all__ = [
     "StepStatus",
     "check_flow",
     "early_end",
+    "flow_of_step",
     "flow_results",
     "is_copy",
     "join_id",
@@ -172,6 +173,12 @@ def join_template(
 def step_id(flow_id: str, index: int) -> str:
     """The id of a flow's step."""
     return derive_id(flow_id, "step", str(index))
+
+
+def flow_of_step(task: Task[Any]) -> str | None:
+    """The flow that `task` is a step of; None for a join, a sentinel and any other task."""
+    meta = task.metadata.flow
+    return None if meta is None or meta.is_join or meta.is_timeout else meta.flow_id
 
 
 def join_id(flow_id: str) -> str:

@@ -20,11 +20,12 @@ from taskloom.clock import Clock
 from taskloom.current import running
 from taskloom.errors import TaskTimeoutError
 from taskloom.executors import Executor
+from taskloom.flows import flow_of_step
 from taskloom.handoff import AsyncTaskManager
 from taskloom.outcomes import Delivery, Outcome, Word
 from taskloom.task import Task
 
-__all__ = ["Holder", "Job", "Lane", "LaneObserver", "LaneSettings"]
+__all__ = ["Holder", "Job", "Lane", "LaneObserver", "LaneSettings", "cancelled_step"]
 
 
 class Holder(Protocol):
@@ -37,6 +38,11 @@ class Holder(Protocol):
 
 Job: TypeAlias = tuple[Delivery, Holder]
 """A delivery in a lane, and who holds it. A plain tuple: one is made for every task."""
+
+
+def cancelled_step(delivery: Delivery, reason: str) -> Outcome:
+    """The outcome of a step that is not to start any more."""
+    return Outcome(delivery, Word.CANCELLED, notes={"cancelled_reason": reason})
 
 
 class LaneObserver(Protocol):
@@ -122,16 +128,14 @@ class Lane(ABC):
 
     def cancel_steps(self, flows: Mapping[str, str]) -> None:
         """End waiting steps of these flows as CANCELLED; each flow's id comes with the reason."""
-        steps = [job for job in self.waiting if _flow_of(job) in flows]
+        steps = [job for job in self.waiting if flow_of_step(job[0].task) in flows]
         if not steps:
             return
-        kept = [job for job in self.waiting if _flow_of(job) not in flows]
+        kept = [job for job in self.waiting if flow_of_step(job[0].task) not in flows]
         self.waiting.clear()  # in place: slots hold on to it
         self.waiting.extend(kept)
-        for job in steps:
-            delivery, holder = job
-            notes = {"cancelled_reason": flows[_flow_of(job) or ""]}
-            holder.ended(Outcome(delivery, Word.CANCELLED, notes=notes))
+        for delivery, holder in steps:
+            holder.ended(cancelled_step(delivery, flows[flow_of_step(delivery.task) or ""]))
 
     def withdraw(self, deliveries: set[Delivery], word: Word) -> None:
         """Let go of deliveries: waiting ones end as `word`, running ones are cancelled."""
@@ -232,9 +236,3 @@ class Lane(ABC):
         if expires_at is not None and expires_at <= self._settings.clock.now():
             return Outcome(delivery, Word.EXPIRED)
         return None
-
-
-def _flow_of(job: Job) -> str | None:
-    """The flow that a job is a step of."""
-    meta = job[0].task.metadata.flow
-    return None if meta is None or meta.is_join or meta.is_timeout else meta.flow_id

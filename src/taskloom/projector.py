@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from taskloom.calling import call_in_thread, runs_in_thread
 from taskloom.clock import Clock
@@ -173,7 +173,9 @@ class Projector:
         except InvalidTaskError as reason:
             _log.warning("a task of type %r cannot be projected: %s", task.type, reason)
             return None
-        return None if row is None else replace(row, updated_at=self._clock.now())
+        if row is not None:  # a value that nobody else has seen yet
+            force_setattr(row, "updated_at", self._clock.now())
+        return row
 
     # Handing them over
 

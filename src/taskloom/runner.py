@@ -15,9 +15,10 @@ from taskloom.actions import RunSettings
 from taskloom.admission import Admission
 from taskloom.clock import seconds
 from taskloom.config import TaskHandlerConfig, make_worker_id
-from taskloom.flows import TIMEOUT_TYPE, NewFlow
+from taskloom.flows import TIMEOUT_TYPE, NewFlow, flow_of_step
 from taskloom.handoff import AsyncTaskManager
 from taskloom.interfaces.cache import Cache
+from taskloom.lane import cancelled_step
 from taskloom.lanes import Holder, Job, Lane, LaneSettings, make_lane
 from taskloom.lifecycle import TaskLifecycleProvider
 from taskloom.listeners import Listeners
@@ -33,6 +34,8 @@ __all__ = ["RunResult", "TaskRunner"]
 LOCKED_DELAY = 1.0
 """Seconds before a task whose lock is with another one is tried again."""
 LOCK_PART = 0.9
+ON_THE_WAY = 2.0
+"""Seconds that a claim may take to bring its tasks to the lanes."""
 MAX_THREADS = 1000
 CANCEL_LIMIT = 1.0
 """Seconds a cancelled run gets to clean up after itself."""
@@ -88,6 +91,8 @@ class TaskRunner:
             self.config,
         )
         self._lanes: dict[tuple[str, str], Lane] = {}
+        self._over: dict[str, tuple[str, float]] = {}
+        """Flows that ended early a moment ago: why, and until when that is remembered."""
         self._replaced: list[tuple[str, Lane]] = []
         """Lanes whose executor was replaced while they had work, by queue."""
         self._threads: ThreadPoolExecutor | None = None
@@ -120,6 +125,8 @@ class TaskRunner:
         for delivery in locked:
             holder.ended(Outcome(delivery, Word.RELEASED, delay=LOCKED_DELAY))
         away = {delivery.task.id for delivery in locked}
+        if self._over:
+            away |= self._end_steps(deliveries, holder, away)
         groups: dict[str, list[Job]] = {}
         for delivery in deliveries:
             if not away or delivery.task.id not in away:
@@ -133,6 +140,16 @@ class TaskRunner:
             word = Word.SUCCESS if task_type == TIMEOUT_TYPE else Word.IGNORED
             for delivery, _ in jobs:
                 holder.ended(Outcome(delivery, word))
+
+    def _end_steps(self, deliveries: Sequence[Delivery], holder: Any, away: set[str]) -> set[str]:
+        """End steps whose flow is over; their ids."""
+        now, ended = self.config.clock.monotonic(), set[str]()
+        for delivery in deliveries:
+            reason, until = self._over.get(flow_of_step(delivery.task) or "", ("", 0.0))
+            if until > now and delivery.task.id not in away:
+                holder.ended(cancelled_step(delivery, reason))
+                ended.add(delivery.task.id)
+        return ended
 
     def lane(self, queue_id: str, task_type: str) -> Lane | None:
         """The lane of a type; None when it has no executor."""
@@ -185,7 +202,13 @@ class TaskRunner:
             lane.withdraw(gone, word)
 
     def cancel_steps(self, flows: Mapping[str, str]) -> None:
-        """End what waits here of flows that have ended early: their ids, and why."""
+        """End what waits here of flows that have ended early: their ids, and why.
+
+        So does what is on its way into the lanes just now.
+        """
+        now = self.config.clock.monotonic()
+        self._over = {id: each for id, each in self._over.items() if each[1] > now}
+        self._over |= {id: (reason, now + ON_THE_WAY) for id, reason in flows.items()}
         for lane in self.lanes():
             lane.cancel_steps(flows)
 

@@ -89,7 +89,7 @@ def root(name: str) -> Any:
         return importlib.import_module(name)
     if name == "taskloom":
         return modules()[0]
-    return next((vars(module)[name] for module in modules() if name in vars(module)), NOTHING)
+    return next((getattr(each, name) for each in modules() if hasattr(each, name)), NOTHING)
 
 
 def member(owner: Any, name: str) -> Any:
