@@ -25,7 +25,7 @@ _TERMINAL = frozenset(status.value for status in TaskStatus if status.terminal)
 
 def add(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
     """Insert rows of `SOURCE`; the ids that were new."""
-    new = insert_new(conn, tasks, rows, SOURCE.names)
+    new = insert_new(conn, tasks, SOURCE, rows)
     _count_ended(conn, rows, new)
     return new
 

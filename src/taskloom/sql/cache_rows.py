@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Delete,
     Executable,
@@ -97,7 +98,9 @@ def lock(conn: Connection, keys: Sequence[str], owner: str, now: int, until: int
 @cache
 def _lock() -> Executable:
     keys = _KEYS.table()
-    rows = select(keys.c.key, bindparam("owner"), bindparam("until")).where(true())
+    rows = select(
+        keys.c.key, bindparam("owner", type_=Text()), bindparam("until", type_=BigInteger())
+    ).where(true())
     new = insert_into(table).from_select(["key", "owner", "expires_at"], rows)
     over = _c.expires_at <= bindparam("now")
     return new.on_conflict_do_update(
