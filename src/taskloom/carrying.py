@@ -174,9 +174,7 @@ class Beside:
             rows += self._projector.flows_started(started)
         if self._tells_tasks:
             if self._integrated:  # elsewhere, whoever adds them writes them
-                rows += self._projector.added(
-                    child for v in verdicts for child in v.outcome.children
-                )
+                rows += self._projector.added(child for v in verdicts for child in v.outcome.children)
             rows += self._projector.ended(verdicts)
         if self._tells_flows:
             rows += self._projector.flows_ended(news)

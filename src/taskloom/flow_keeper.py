@@ -134,7 +134,9 @@ class FlowKeeper:
             state = await self._count_steps(meta, results)
         return state
 
-    async def _count_steps(self, meta: FlowMeta, results: Sequence[FlowStepResult]) -> BarrierState:
+    async def _count_steps(
+        self, meta: FlowMeta, results: Sequence[FlowStepResult]
+    ) -> BarrierState:
         abort = meta.failure_policy == "abort" and any(each.status == "fail" for each in results)
         return await self.barrier.record_steps(meta.flow_id, results, abort=abort)
 
