@@ -1,6 +1,6 @@
 """Real servers for tests: from a URL in the environment, else started here from a wheel.
 
-What is started here is stopped here, by the place of its data; each test gets a database of its own.
+What is started here is stopped here, by the place of its data. Each test gets its own database.
 """
 
 from __future__ import annotations

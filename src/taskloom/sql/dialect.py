@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    func,
     literal_column,
     select,
     true,
@@ -46,6 +47,7 @@ __all__ = [
     "insert_new",
     "joined",
     "listed",
+    "lock_schema",
     "over_rows",
     "raw_bytes",
     "refuse_foreign",
@@ -58,6 +60,7 @@ ROWS_AT_ONCE = 2_000
 """Rows of one statement: bounds the memory of a transaction that adds 100,000 children."""
 
 _SLOTS = 16
+_SCHEMA_LOCK = 0x7461736B6C6F6F6D  # "taskloom"
 
 _LONGEST = 64 * 1024 * 1024
 """Characters of a document from which it is split; PostgreSQL holds 256 MB in one array."""
@@ -275,6 +278,12 @@ def without_nul(text: str) -> str:
 def tally_slot(conn: Connection) -> int:
     """Which of the rows that share a sum this process adds to; one is enough for one writer."""
     return 0 if conn.dialect.name == "sqlite" else os.getpid() % _SLOTS
+
+
+def lock_schema(conn: Connection) -> None:
+    """Let nobody else create tables in this transaction; on SQLite it holds the file anyway."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
 
 def refuse_foreign(dialect: str) -> None:
