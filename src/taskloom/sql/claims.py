@@ -337,7 +337,7 @@ def _not_returned(keys: Sequence[Key], results: Iterable[CursorResult[Any]]) -> 
 
 
 def lost(conn: Connection, keys: Sequence[Key]) -> list[Key]:
-    """Those of `keys` that are not the lease in force."""
+    """Those of `keys` that are not the lease in force; the others stay so in this transaction."""
     ours: set[Key] = set()
     for result in over_rows(conn, _in_force, keys):
         ours.update((row.id, row.epoch) for row in result)
@@ -348,4 +348,5 @@ def lost(conn: Connection, keys: Sequence[Key]) -> list[Key]:
 def _in_force() -> Select[Any]:
     keys = KEYS.table()
     same = (_c.id == keys.c.id) & (_c.epoch == keys.c.epoch)
-    return select(keys.c.id, keys.c.epoch).join(tasks, same).where(still_held())
+    held = select(keys.c.id, keys.c.epoch).join(tasks, same).where(still_held())
+    return held.order_by(_c.id).with_for_update(of=tasks)

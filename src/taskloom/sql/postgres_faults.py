@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import asyncpg
+from asyncpg.exceptions import InterfaceError, PostgresError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -29,7 +29,7 @@ _MISCONFIGURED = {
     "3F": "there is no such schema. Create it, or set another search_path",
     "42501": "this user may not do that. Give it the right to create and to use tables there",
 }
-_ERRORS = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, PoolTimeoutError)
+_ERRORS = (DBAPIError, PostgresError, InterfaceError, OSError, PoolTimeoutError)
 
 
 def _state(error: BaseException) -> str:
