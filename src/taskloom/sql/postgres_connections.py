@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from taskloom.errors import StorageUnavailableError
 from taskloom.sql.listening import Listener
-from taskloom.sql.postgres import make_engine
+from taskloom.sql.postgres import is_shared, make_engine
 from taskloom.sql.postgres_faults import is_disconnect, must_run_again, opening, translated
 from taskloom.sql.setup import create_tables
 from taskloom.sql.wakeups import Wakeups
@@ -40,6 +40,7 @@ class PostgresConnections:
         self.ahead = timedelta(0)
         self._follow_clock = follow_clock
         self._is_ours = isinstance(source, URL)
+        self._listens = not is_shared(url)
         self._engine = make_engine(source) if isinstance(source, URL) else source
         self._snapshots = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -57,7 +58,8 @@ class PostgresConnections:
             if self._follow_clock:
                 await self._compare_clocks()
                 self._clock_watch = asyncio.create_task(self._watch_clock())
-        self._listener.start()
+        if self._listens:
+            self._listener.start()
 
     async def close(self) -> None:
         """Let go of everything, after what is under way."""
