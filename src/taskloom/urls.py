@@ -32,15 +32,16 @@ class Parts(NamedTuple):
 def parts_from_url(url: str, clock: Clock) -> Parts:
     """The parts of the engine that `url` names; no I/O, and only that engine is imported.
 
-    `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory). Raises
-    `ConfigurationError`, which never shows the URL: it may hold a password.
+    `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory),
+    `postgresql://user:password@host/database`. Raises `ConfigurationError`, which never shows the
+    URL: it may hold a password; `MissingExtraError` when a driver is not installed.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigurationError(
             "the url has no scheme; write for example sqlite:///taskloom.db or memory://"
         )
-    make = _ENGINES.get(scheme.lower())
+    make = _ENGINES.get(scheme.lower().removesuffix("+asyncpg"))
     if make is not None:
         return make(url, rest, clock)
     engine = _PLANNED.get(re.split(r"[+]", scheme.lower())[0])
@@ -85,6 +86,10 @@ def _sqlite(url: str, rest: str, clock: Clock) -> Parts:
             "a sqlite url has three slashes before a relative path and four before an absolute "
             "one: sqlite:///taskloom.db, sqlite:////var/lib/taskloom.db"
         )
+    return _sql(url, rest, clock)
+
+
+def _sql(url: str, rest: str, clock: Clock) -> Parts:
     from taskloom.sql import (
         SqlCache,
         SqlDatabase,
@@ -105,11 +110,14 @@ def _sqlite(url: str, rest: str, clock: Clock) -> Parts:
     )
 
 
-_ENGINES: dict[str, Callable[[str, str, Clock], Parts]] = {"memory": _memory, "sqlite": _sqlite}
+_ENGINES: dict[str, Callable[[str, str, Clock], Parts]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "postgresql": _sql,
+    "postgres": _sql,
+}
 
 _PLANNED = {
-    "postgresql": "PostgreSQL",
-    "postgres": "PostgreSQL",
     "mysql": "MySQL",
     "mariadb": "MariaDB",
     "redis": "Redis",
@@ -119,7 +127,9 @@ _PLANNED = {
 
 
 def _offer() -> str:
-    return "use " + " or ".join(("sqlite:///taskloom.db", "memory://"))
+    return "use " + " or ".join(
+        ("sqlite:///taskloom.db", "postgresql://host/database", "memory://")
+    )
 
 
 def _shown(scheme: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,30 @@ from flowing import KINDS as FLOW_KINDS
 from flowing import FlowEngines, open_flow_engines
 
 from harness import Engines, open_engines
-from taskloom import SystemClock
+from servers import fresh_database
+from taskloom import Clock, SystemClock
 from taskloom.testing import ManualClock
 
-KINDS = ("memory", "sqlite")
+KINDS = ("memory", "sqlite", "postgresql")
+
+
+@asynccontextmanager
+async def _opened(
+    request: pytest.FixtureRequest, clock: Clock, folder: Path
+) -> AsyncIterator[Engines]:
+    """The engines that the fixture's parameter names."""
+    async with AsyncExitStack() as stack:
+        url = f"sqlite:///{folder}/tasks.db"
+        if request.param == "postgresql":
+            server = request.getfixturevalue("postgres_server")
+            url = await stack.enter_async_context(fresh_database(server))
+        yield await stack.enter_async_context(open_engines(request.param, clock, folder, url))
 
 
 @pytest.fixture(params=KINDS)
 async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
     """Each engine in real time."""
-    async with open_engines(request.param, SystemClock(), tmp_path) as opened:
+    async with _opened(request, SystemClock(), tmp_path) as opened:
         yield opened
 
 
@@ -27,10 +42,10 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 async def still(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
     """Each engine with time standing still: `await still.pass_time(seconds)` moves it.
 
-    On SQLite use it with `process_batch`, `move_mature_tasks` and `drain`, not with `serve`: a
+    On a database use it with `process_batch`, `move_mature_tasks` and `drain`, not with `serve`: a
     claim that waits there waits in real time.
     """
-    async with open_engines(request.param, ManualClock(), tmp_path) as opened:
+    async with _opened(request, ManualClock(), tmp_path) as opened:
         yield opened
 
 

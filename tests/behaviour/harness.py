@@ -211,13 +211,18 @@ class Engines:
 
 
 @asynccontextmanager
-async def open_engines(kind: str, clock: Clock, folder: Path) -> AsyncIterator[Engines]:
-    """Engines of a kind, open; at the end their handlers are closed, then they."""
+async def open_engines(
+    kind: str, clock: Clock, folder: Path, url: str | None = None
+) -> AsyncIterator[Engines]:
+    """Engines of a kind, open; at the end their handlers are closed, then they.
+
+    A database is the one of `url`, or a SQLite file in `folder`.
+    """
     file = folder / "tasks.db"
     if kind == "memory":
         parts = Parts(InMemoryQueue(clock), InMemoryStorage(clock), InMemoryCache(clock))
     else:
-        database = SqlDatabase.from_url(f"sqlite:///{file}", clock=clock)
+        database = SqlDatabase.from_url(url or f"sqlite:///{file}", clock=clock)
         storage = SqlStorage(database)
         parts = Parts(SqlQueue(storage), storage, SqlCache(database))
     async with parts.storage, parts.queue, parts.cache:

@@ -50,7 +50,9 @@ async def database(file: Path) -> AsyncIterator[SqlDatabase]:
     [
         ("sqlite:////nowhere/at/all/tasks.db", "create /nowhere/at/all"),
         ("sqlite:////", "is a directory"),
-        ("postgresql://me:secret@host/db", "SQLite only"),
+        ("mysql://me:secret@host/db", "SQLite and PostgreSQL"),
+        ("postgresql+psycopg://me:secret@host/db", "without a driver"),
+        ("postgresql://me:secret@host", "names no database"),
         ("sqlite+aiosqlite:///tasks.db", "without a driver"),
         ("sqlite:///tasks.db?synchronous=off", "normal or full"),
         ("tasks.db", "not a database URL"),
@@ -196,8 +198,8 @@ async def test_one_connection_of_all_checkpoints(file: Path) -> None:
 async def test_an_idle_checkpointer_keeps_the_log_short(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskloom.sql.database._CHECK_EVERY", 0.02)
-    monkeypatch.setattr("taskloom.sql.database._WAL_LIMIT", 100_000)
+    monkeypatch.setattr("taskloom.sql.sqlite_connections._CHECK_EVERY", 0.02)
+    monkeypatch.setattr("taskloom.sql.sqlite_connections._WAL_LIMIT", 100_000)
     idle = SqlDatabase.from_url(f"sqlite:///{file}")
     busy = SqlStorage.from_url(f"sqlite:///{file}")
     log = Path(f"{file}-wal")

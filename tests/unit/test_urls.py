@@ -32,12 +32,20 @@ def test_sqlite_is_one_database_for_everything(url: str) -> None:
     assert parts.queue.storage is parts.storage
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_postgresql_shares_one_storage_too(scheme: str) -> None:
+    from taskloom.sql import SqlQueue, SqlStorage
+
+    parts = parts_from_url(f"{scheme}://me:hunter2@host/db", SYSTEM_CLOCK)
+    assert isinstance(parts.storage, SqlStorage)
+    assert isinstance(parts.queue, SqlQueue)
+    assert parts.queue.storage is parts.storage
+    assert "hunter2" not in repr(parts.storage.database)
+
+
 @pytest.mark.parametrize(
     ("url", "engine"),
     [
-        ("postgresql://me:hunter2@host/db", "PostgreSQL"),
-        ("postgresql+asyncpg://me:hunter2@host/db", "PostgreSQL"),
-        ("postgres://me:hunter2@host/db", "PostgreSQL"),
         ("mysql://me:hunter2@host/db", "MySQL"),
         ("mariadb://me:hunter2@host/db", "MariaDB"),
         ("redis://:hunter2@host", "Redis"),

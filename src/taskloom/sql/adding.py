@@ -25,16 +25,26 @@ _TERMINAL = frozenset(status.value for status in TaskStatus if status.terminal)
 
 def add(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
     """Insert rows of `SOURCE`; the ids that were new."""
-    new = insert_new(conn, tasks, rows, SOURCE.names)
+    new = insert_new(conn, tasks, SOURCE, rows)
     _count_ended(conn, rows, new)
     return new
 
 
 def put_over(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
     """Insert rows, or write them over rows that have not ended; the ids that were written."""
-    written = {id for result in over_rows(conn, _insert_or_replace, rows) for (id,) in result}
-    _count_ended(conn, rows, written)
+    once = _folded(rows)
+    written = {id for result in over_rows(conn, _insert_or_replace, once) for (id,) in result}
+    _count_ended(conn, once, written)
     return written
+
+
+def _folded(rows: Sequence[TaskRow]) -> list[TaskRow]:
+    """What is left of each task when its rows are written one after the other."""
+    kept: dict[str, TaskRow] = {}
+    for row in rows:
+        if row[0] not in kept or kept[row[0]][3] not in _TERMINAL:
+            kept[row[0]] = row
+    return list(kept.values())
 
 
 def _count_ended(conn: Connection, rows: Sequence[TaskRow], written: set[str]) -> None:

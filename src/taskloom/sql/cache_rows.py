@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Delete,
     Executable,
@@ -76,6 +77,10 @@ def add(conn: Connection, key: str, by: int, now: int, until: int | None) -> int
     """Add to a number; a new one lives until `until`, an old one as long as it would have."""
     query = select(_c.value, _c.expires_at).where(_c.key == key).with_for_update()
     row = conn.execute(query).one_or_none()
+    if row is None:  # there must be one to lock: of two that begin, one has to wait
+        new = insert_into(table).values(key=key, expires_at=until)
+        conn.execute(new.on_conflict_do_nothing(index_elements=["key"]))
+        row = conn.execute(query).one_or_none()
     old = 0
     if row is not None and row.value is not None and (row.expires_at or now + 1) > now:
         old, until = decode(row.value), row.expires_at
@@ -97,7 +102,9 @@ def lock(conn: Connection, keys: Sequence[str], owner: str, now: int, until: int
 @cache
 def _lock() -> Executable:
     keys = _KEYS.table()
-    rows = select(keys.c.key, bindparam("owner"), bindparam("until")).where(true())
+    rows = select(
+        keys.c.key, bindparam("owner", type_=Text()), bindparam("until", type_=BigInteger())
+    ).where(true())
     new = insert_into(table).from_select(["key", "owner", "expires_at"], rows)
     over = _c.expires_at <= bindparam("now")
     return new.on_conflict_do_update(
@@ -127,4 +134,5 @@ def _sweep(conn: Connection, now: int) -> None:
 @cache
 def _over() -> Delete:
     over = select(_c.key).where(_c.expires_at <= bindparam("now")).limit(bindparam("most"))
+    over = over.with_for_update(skip_locked=True)
     return delete(table).where(_c.key.in_(over))

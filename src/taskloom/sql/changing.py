@@ -44,8 +44,14 @@ Thought = Callable[[Task[Any]], Task[Any] | None]
 
 def fetch(conn: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
     """Rows of `TASK_COLUMNS` by id."""
+    return _rows(conn, _fetch, ids)
+
+
+def _rows(
+    conn: Connection, statement: Callable[[], Select[Any]], ids: Sequence[str]
+) -> dict[str, Row[Any]]:
     rows: dict[str, Row[Any]] = {}
-    for result in over_rows(conn, _fetch, [(id, 0) for id in ids]):
+    for result in over_rows(conn, statement, [(id, 0) for id in ids]):
         rows.update((row.id.decode("utf-8", "replace"), row) for row in result)
     return rows
 
@@ -56,12 +62,35 @@ def _fetch() -> Select[Any]:
     return select(*TASK_COLUMNS).join(keys, _c.id == keys.c.id)
 
 
-def change(conn: Connection, ids: Sequence[str], think: Thought, changes: Changes) -> list[str]:
+def _lock(conn: Connection, ids: Sequence[str], *, patient: bool = True) -> dict[str, Row[Any]]:
+    """As `fetch`, for this transaction alone; not patient: without what others hold just now."""
+    return _rows(conn, _lock_all if patient else _lock_free, ids)
+
+
+@cache
+def _lock_all() -> Select[Any]:
+    return _fetch().order_by(_c.id).with_for_update(of=tasks)
+
+
+@cache
+def _lock_free() -> Select[Any]:
+    return _fetch().order_by(_c.id).with_for_update(of=tasks, skip_locked=True)
+
+
+def change(
+    conn: Connection,
+    ids: Sequence[str],
+    think: Thought,
+    changes: Changes,
+    *,
+    patient: bool = True,
+) -> list[str]:
     """Put `think(task)` in place of tasks; the ids that changed.
 
-    Another status ends the lease on a task; anything else leaves it.
+    Another status ends the lease on a task; anything else leaves it. Not patient: what another
+    transaction is changing just now stays as it is.
     """
-    found = fetch(conn, ids)
+    found = _lock(conn, ids, patient=patient)
     moved: list[TaskRow] = []
     kept: list[TaskRow] = []
     for row in (found[id] for id in dict.fromkeys(ids) if id in found):
@@ -115,9 +144,15 @@ def _start_again() -> Update:
 
 
 def cancel(
-    conn: Connection, ids: Sequence[str], reason: str, now: int, changes: Changes
+    conn: Connection,
+    ids: Sequence[str],
+    reason: str,
+    now: int,
+    changes: Changes,
+    *,
+    patient: bool = True,
 ) -> list[str]:
-    """End tasks that wait; the ids that do not."""
+    """End tasks that wait; the ids that do not. `patient`: see `change`."""
     at = moment(now)
 
     def cancelled(task: Task[Any]) -> Task[Any] | None:
@@ -126,7 +161,7 @@ def cancel(
         stats = {**task.execution_stats, "cancelled_reason": reason}
         return replace(task, status=TaskStatus.CANCELLED, updated_at=at, execution_stats=stats)
 
-    done = change(conn, ids, cancelled, changes) if ids else []
+    done = change(conn, ids, cancelled, changes, patient=patient) if ids else []
     return _missing(ids, done)
 
 
@@ -148,7 +183,7 @@ def revive(conn: Connection, rows: Sequence[TaskRow], changes: Changes) -> list[
     if not rows:
         return []
     ids = [row[0] for row in rows]
-    found = fetch(conn, ids)
+    found = _lock(conn, ids)
     new: list[TaskRow] = []
     for row in rows:
         old = found.get(row[0])

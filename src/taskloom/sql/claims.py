@@ -30,7 +30,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from taskloom.sql.dialect import Source, as_array, joined, listed, over_rows, raw_bytes
+from taskloom.sql.dialect import (
+    Source,
+    as_array,
+    joined,
+    listed,
+    over_rows,
+    raw_bytes,
+    without_index,
+)
 from taskloom.sql.faults import is_too_big
 from taskloom.sql.rows import SOURCE, TaskRow
 from taskloom.sql.schema import tasks
@@ -153,7 +161,7 @@ def _leased() -> Update:
     """Rows under a new lease, until `until`."""
     return (
         update(tasks)
-        .where(_c.seq.in_(listed("seqs")))
+        .where(_c.seq.in_(listed("seqs", BigInteger())))
         .values(
             status=TaskStatus.PROCESSING.value,
             epoch=_c.epoch + 1,
@@ -179,7 +187,7 @@ def bodies(conn: Connection, seqs: str) -> dict[int, Row[Any]]:
 @cache
 def _bodies() -> Select[Any]:
     columns = (raw_bytes(column).label(column.name) for column in (_c.id, _c.queue_id, _c.body))
-    return select(_c.seq, *columns).where(_c.seq.in_(listed("seqs")))
+    return select(_c.seq, *columns).where(_c.seq.in_(listed("seqs", BigInteger())))
 
 
 def claim_any(conn: Connection, limit: int, now: int, until: int) -> list[Claimed]:
@@ -316,7 +324,7 @@ def replaced(new: Subquery) -> dict[str, Any]:
 
 def still_held() -> Any:
     """The condition that a row is under a lease, as far as its epoch is right."""
-    return _c.status == TaskStatus.PROCESSING.value
+    return without_index(_c.status) == TaskStatus.PROCESSING.value
 
 
 def _not_returned(keys: Sequence[Key], results: Iterable[CursorResult[Any]]) -> list[Key]:
@@ -329,7 +337,7 @@ def _not_returned(keys: Sequence[Key], results: Iterable[CursorResult[Any]]) -> 
 
 
 def lost(conn: Connection, keys: Sequence[Key]) -> list[Key]:
-    """Those of `keys` that are not the lease in force."""
+    """Those of `keys` that are not the lease in force; the others stay so in this transaction."""
     ours: set[Key] = set()
     for result in over_rows(conn, _in_force, keys):
         ours.update((row.id, row.epoch) for row in result)
@@ -340,4 +348,5 @@ def lost(conn: Connection, keys: Sequence[Key]) -> list[Key]:
 def _in_force() -> Select[Any]:
     keys = KEYS.table()
     same = (_c.id == keys.c.id) & (_c.epoch == keys.c.epoch)
-    return select(keys.c.id, keys.c.epoch).join(tasks, same).where(still_held())
+    held = select(keys.c.id, keys.c.epoch).join(tasks, same).where(still_held())
+    return held.order_by(_c.id).with_for_update(of=tasks)

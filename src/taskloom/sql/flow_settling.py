@@ -196,7 +196,9 @@ def _cancel_the_rest(
     cancelled: dict[str, list[str]] = {}
     changes: Changes = {}
     for reason, owners in missing.items():
-        kept = set(cancel(conn, list(owners), reason, now, changes))
+        # Whoever settles one of them holds it and wants the flow, which we hold: not to be waited
+        # for. What is being claimed just now runs, and is left to its end.
+        kept = set(cancel(conn, list(owners), reason, now, changes, patient=False))
         for id, flow_id in owners.items():
             if id not in kept:
                 cancelled.setdefault(flow_id, []).append(id)

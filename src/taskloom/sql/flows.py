@@ -169,7 +169,7 @@ def _open() -> Executable:
         "failed": literal(0),
         "state": literal("open"),
         "join_body": new.c.join_body,
-        "started_at": bindparam("now"),
+        "started_at": bindparam("now", type_=BigInteger()),
     }
     statement = insert_into(flows).from_select(list(values), select(*values.values()).where(true()))
     return statement.on_conflict_do_nothing(index_elements=["flow_id"]).returning(_f.flow_id)

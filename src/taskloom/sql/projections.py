@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from taskloom.codec import decode, encode
 from taskloom.projections import EntityTaskProjection
-from taskloom.sql.dialect import Source, insert_into, over_rows
+from taskloom.sql.dialect import Source, insert_into, over_rows, without_nul
 from taskloom.sql.rows import micros, moment
 from taskloom.sql.schema import projections
 from taskloom.task import EntityRef
@@ -76,7 +76,7 @@ def projection_rows(entries: Sequence[EntityTaskProjection]) -> list[ProjectionR
             micros(entry.created_at),
             micros(entry.updated_at),
             _json(entry.payload),
-            entry.error,
+            None if entry.error is None else without_nul(entry.error),
             _json(entry.result),
         )
         for entry in entries

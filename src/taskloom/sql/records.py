@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Executable, delete, select
 from taskloom.codec import decode, encode
 from taskloom.interfaces import DeadRecord, UnreadableRecord, WorkerRecord
 from taskloom.sql.changing import bury
-from taskloom.sql.dialect import insert_into
+from taskloom.sql.dialect import insert_into, without_nul
 from taskloom.sql.rows import moment
 from taskloom.sql.schema import dead_records, workers
 
@@ -46,7 +46,7 @@ def _dead_row(record: UnreadableRecord, now: int) -> dict[str, object]:
         "digest": digest,
         "queue_id": record.queue_id,
         "raw": record.raw,
-        "reason": record.reason,
+        "reason": without_nul(record.reason),
         "at": now,
     }
 

@@ -231,7 +231,7 @@ def _end_all(conn: Connection, ends: Sequence[_EndRow], now: int) -> int:
 @cache
 def _end_alike() -> Update:
     return _ended_as(bindparam("as"), bindparam("stats_now"), bindparam("result_now")).where(
-        _c.id.in_(listed("ids")), _c.epoch == bindparam("under"), still_held()
+        _c.id.in_(listed("ids", Text())), _c.epoch == bindparam("under"), still_held()
     )
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from sqlalchemy import Connection, insert, inspect, select
 
 from taskloom.errors import ConfigurationError
+from taskloom.sql.dialect import lock_schema
 from taskloom.sql.schema import SCHEMA_VERSION, meta, metadata
 
 __all__ = ["create_tables"]
 
 
 def create_tables(conn: Connection) -> None:
-    """Create what is missing. Safe from many processes at once: it holds the write lock.
+    """Create what is missing. Safe from many processes at once: one does it, the others wait.
 
     Raises `ConfigurationError` for tables of another version than this code knows.
     """
+    lock_schema(conn)
     version = _version(conn)
     if version is None:
         metadata.create_all(conn)

