@@ -15,6 +15,7 @@ from taskloom.interfaces import (
     MessageQueue,
     TaskStorage,
 )
+from taskloom.redacting import redacted
 
 __all__ = ["Parts", "parts_from_url", "redacted"]
 
@@ -47,16 +48,6 @@ def parts_from_url(url: str, clock: Clock) -> Parts:
     if engine is not None:
         raise ConfigurationError(f"this version has no engine for {engine} yet; {_offer()}")
     raise ConfigurationError(f"no engine is called {_shown(scheme)}; {_offer()}")
-
-
-def redacted(url: str) -> str:
-    """`url` without what may be secret: user, password and the values of its query.
-
-    redacted("redis://me:secret@cache:6379/0?token=x")    # "redis://***@cache:6379/0?***"
-    """
-    # Up to the last "@": a password may hold any character, unescaped by mistake.
-    shown = re.sub(r"(?s)^([^:/]*:(?://)?).*@", r"\1***@", url)
-    return re.sub(r"(?s)[?#].*$", "?***", shown)
 
 
 def _memory(url: str, rest: str, clock: Clock) -> Parts:

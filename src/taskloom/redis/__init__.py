@@ -1,0 +1,14 @@
+"""Engines on Redis 6.2 or later, or Valkey."""
+
+try:
+    import redis as _driver  # noqa: F401
+except ImportError as error:
+    from taskloom.errors import MissingExtraError
+
+    raise MissingExtraError("redis", "redis-py") from error
+
+from taskloom.redis.cache import RedisCache
+from taskloom.redis.queue import RedisQueue
+from taskloom.redis.server import RedisServer
+
+__all__ = ["RedisCache", "RedisQueue", "RedisServer"]

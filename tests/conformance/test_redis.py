@@ -1,0 +1,34 @@
+"""Redis does what engines promise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from taskloom.identity import new_id
+from taskloom.redis import RedisCache, RedisQueue, RedisServer
+from taskloom.testing import CacheConformance, QueueConformance
+
+
+@pytest.fixture
+async def server(redis_url: str) -> AsyncIterator[RedisServer]:
+    """Keys that no other test uses."""
+    async with RedisServer.from_url(redis_url, prefix=f"test-{new_id()}") as server:
+        yield server
+
+
+class TestRedisCache(CacheConformance):
+    @pytest.fixture
+    async def cache(self, server: RedisServer) -> AsyncIterator[RedisCache]:
+        async with RedisCache(server) as cache:
+            yield cache
+
+
+class TestRedisQueue(QueueConformance):
+    across_puts = False
+
+    @pytest.fixture
+    async def queue(self, server: RedisServer) -> AsyncIterator[RedisQueue]:
+        async with RedisQueue(server) as queue:
+            yield queue
