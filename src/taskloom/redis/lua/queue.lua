@@ -25,12 +25,16 @@ local function wait(id, due, deliveries, body)
   end
 end
 
--- How often an entry was claimed by `consumer`, or nil when someone else, or nobody, holds it.
-local function claims_of(entry, consumer)
-  local found = redis.pcall('XPENDING', stream, group, entry, entry, 1)
-  if not found.err and found[1] and found[1][2] == consumer then -- an error: there is no group
-    return found[1][4]
+-- Of up to `count` entries from `from` to `upto` that `consumer` holds: how often each was claimed.
+local function claims_between(from, upto, count, consumer)
+  local claims = {}
+  local found = redis.pcall('XPENDING', stream, group, from, upto, count, consumer)
+  if not found.err then -- otherwise there is no group
+    for _, each in ipairs(found) do
+      claims[each[1]] = each[4]
+    end
   end
+  return claims
 end
 
 local function drop(entries)
@@ -44,10 +48,19 @@ local function drop(entries)
 end
 
 -- The deliveries {entry, consumer, claims, ...} that are still in force, the places of the others.
+-- Many are looked up with one call, for a consumer holds little else; what that missed, alone.
 local function sort_out(deliveries)
-  local ours, lost = {}, {}
+  local ours, lost, known = {}, {}, {}
   for place, each in ipairs(deliveries) do
-    if claims_of(each[1], each[2]) == each[3] then
+    local entry, consumer = each[1], each[2]
+    if #deliveries > 10 and not known[consumer] then
+      known[consumer] = claims_between('-', '+', 2 * #deliveries, consumer)
+    end
+    local claims = known[consumer] and known[consumer][entry]
+    if not claims then
+      claims = claims_between(entry, entry, 1, consumer)[entry]
+    end
+    if claims == each[3] then
       ours[#ours + 1] = each
     else
       lost[#lost + 1] = place - 1

@@ -27,7 +27,8 @@ local function retake()
     if got then
       local releases = tonumber(redis.call('HGET', released, entry) or 0)
       redis.call('ZADD', leases, now + lease, entry)
-      taken[#taken + 1] = {entry, got[2], claims_of(entry, consumer), releases}
+      local claims = claims_between(entry, entry, 1, consumer)[entry]
+      taken[#taken + 1] = {entry, got[2], claims, releases}
     else
       drop({entry}) -- its bytes are gone: somebody deleted or trimmed them
     end

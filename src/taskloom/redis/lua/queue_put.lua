@@ -2,31 +2,34 @@
 -- the seconds that acknowledged ids are remembered. Returns how many were new.
 local tasks, span = message[1], message[2]
 
--- The names of these sets are made here because only the server knows the time; their slot is that
--- of all keys of the queue.
-local spans = {}
-for back = 0, 2 do
-  spans[#spans + 1] = done .. ':' .. (math.floor(clock[1] / span) - back)
-end
+local over = {}
 
--- A stored task has its row: it is put again when it was revived, and never run twice.
-local function is_over(id, stored)
-  if stored then
-    return false
-  end
-  for _, name in ipairs(spans) do
-    if redis.call('SISMEMBER', name, id) == 1 then
-      return true
+-- Which ids were acknowledged not long ago. A stored task is not asked about: it has its row, is put
+-- again when it was revived, and never runs twice.
+local function note_what_is_over()
+  local asked = {}
+  for _, task in ipairs(tasks) do
+    if not task[3] then
+      asked[#asked + 1] = task[1]
     end
   end
-  return false
+  if #asked == 0 then
+    return
+  end
+  for back = 0, 2 do
+    -- Only the server knows the time, so the name is made here; its slot is that of all the keys.
+    local name = done .. ':' .. (math.floor(clock[1] / span) - back)
+    for place, found in ipairs(redis.call('SMISMEMBER', name, unpack(asked))) do
+      over[asked[place]] = over[asked[place]] or found == 1
+    end
+  end
 end
 
+note_what_is_over()
 local new = 0
 for _, task in ipairs(tasks) do
-  local id, due, stored, body = task[1], task[2], task[3], task[4]
-  if redis.call('HEXISTS', ids, id) == 0 and not is_over(id, stored) then
-    redis.call('HSET', ids, id, '')
+  local id, due, body = task[1], task[2], task[4]
+  if not over[id] and redis.call('HSETNX', ids, id, '') == 1 then
     wait(id, due, 0, body)
     new = new + 1
   end
