@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from taskloom.identity import new_id
-from taskloom.redis import RedisCache, RedisQueue, RedisServer
-from taskloom.testing import CacheConformance, QueueConformance
+from taskloom.redis import RedisCache, RedisQueue, RedisServer, RedisStorage
+from taskloom.testing import CacheConformance, QueueConformance, StorageConformance
 
 
 @pytest.fixture
@@ -32,3 +32,10 @@ class TestRedisQueue(QueueConformance):
     async def queue(self, server: RedisServer) -> AsyncIterator[RedisQueue]:
         async with RedisQueue(server) as queue:
             yield queue
+
+
+class TestRedisStorage(StorageConformance):
+    @pytest.fixture
+    async def storage(self, server: RedisServer) -> AsyncIterator[RedisStorage]:
+        async with RedisStorage(server) as storage:
+            yield storage

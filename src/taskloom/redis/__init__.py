@@ -10,5 +10,6 @@ except ImportError as error:
 from taskloom.redis.cache import RedisCache
 from taskloom.redis.queue import RedisQueue
 from taskloom.redis.server import RedisServer
+from taskloom.redis.storage import RedisStorage
 
-__all__ = ["RedisCache", "RedisQueue", "RedisServer"]
+__all__ = ["RedisCache", "RedisQueue", "RedisServer", "RedisStorage"]
