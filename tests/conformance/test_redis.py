@@ -7,8 +7,19 @@ from collections.abc import AsyncIterator
 import pytest
 
 from taskloom.identity import new_id
-from taskloom.redis import RedisCache, RedisQueue, RedisServer, RedisStorage
-from taskloom.testing import CacheConformance, QueueConformance, StorageConformance
+from taskloom.redis import (
+    RedisCache,
+    RedisFlowBarrier,
+    RedisQueue,
+    RedisServer,
+    RedisStorage,
+)
+from taskloom.testing import (
+    BarrierConformance,
+    CacheConformance,
+    QueueConformance,
+    StorageConformance,
+)
 
 
 @pytest.fixture
@@ -39,3 +50,10 @@ class TestRedisStorage(StorageConformance):
     async def storage(self, server: RedisServer) -> AsyncIterator[RedisStorage]:
         async with RedisStorage(server) as storage:
             yield storage
+
+
+class TestRedisFlowBarrier(BarrierConformance):
+    @pytest.fixture
+    async def barrier(self, server: RedisServer) -> AsyncIterator[RedisFlowBarrier]:
+        async with RedisFlowBarrier(server) as barrier:
+            yield barrier

@@ -8,8 +8,9 @@ except ImportError as error:
     raise MissingExtraError("redis", "redis-py") from error
 
 from taskloom.redis.cache import RedisCache
+from taskloom.redis.flow_barrier import RedisFlowBarrier
 from taskloom.redis.queue import RedisQueue
 from taskloom.redis.server import RedisServer
 from taskloom.redis.storage import RedisStorage
 
-__all__ = ["RedisCache", "RedisQueue", "RedisServer", "RedisStorage"]
+__all__ = ["RedisCache", "RedisFlowBarrier", "RedisQueue", "RedisServer", "RedisStorage"]

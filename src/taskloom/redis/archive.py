@@ -143,7 +143,8 @@ class RedisArchive(TaskArchive):
 
     async def dead_records(self, *, limit: int = 50) -> list[DeadRecord]:
         """What was set aside, the newest first."""
-        return [_decode_dead(record) for record in await self.run("tasks_dead", [limit])]
+        found = await self.run("tasks_dead", [limit]) if limit > 0 else []
+        return [_decode_dead(record) for record in found]
 
     async def record_worker(self, worker: WorkerRecord, ttl: float) -> None:
         """Note that a worker lives. Forgotten after `ttl` seconds; at once when that is 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 
 from taskloom.errors import ConfigurationError
 
-__all__ = ["Client", "client_from_url"]
+__all__ = ["Client", "client_from_url", "split_prefix"]
 
 Client: TypeAlias = "Redis | RedisCluster"
 
@@ -37,6 +37,14 @@ def client_from_url(url: str) -> Client:
     if scheme.endswith("+sentinel"):
         return _sentinel(rest, tls=scheme.startswith("rediss"))
     return Redis.from_url(f"{scheme}://{rest}", **_limits())
+
+
+def split_prefix(url: str) -> tuple[str, str | None]:
+    """`url` without `?prefix=name`, which is ours and not redis-py's, and that name."""
+    place, _, query = url.partition("?")
+    options = dict(parse_qsl(query))
+    prefix = options.pop("prefix", None)
+    return f"{place}?{urlencode(options)}" if options else place, prefix
 
 
 def _limits(*, cluster: bool = False) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 1.0
 """Seconds after which a waiting claim looks, whether the bell rang or not."""
+_LONG_SILENT = 86_400_000
+"""Milliseconds after which a consumer that holds nothing is taken for dead."""
 _PIECE_TASKS = 500
 _PIECE_BYTES = 4 * 1024 * 1024
 """What one script is given at most: others wait while it runs."""
@@ -65,11 +68,14 @@ class RedisQueue(MessageQueue):
         await self.server.open(self)
 
     async def close(self) -> None:
-        """Let go, and take this consumer off the groups where it holds nothing."""
+        """Let go, and take this consumer off the groups where it holds nothing.
+
+        What it still holds is delivered again when its leases end.
+        """
         claimed, self._claimed = self._claimed, set()
         for queue_id in claimed:
             try:
-                await self._run("queue_leave", queue_id, [self._consumer])
+                await self._run("queue_leave", queue_id, [self._consumer, _LONG_SILENT])
             except QueueUnavailableError:
                 break
         await self.server.close(self)
@@ -138,9 +144,9 @@ class RedisQueue(MessageQueue):
 
     async def _give_back(self, queue_id: str, call: asyncio.Task[Any]) -> None:
         """A claim was cancelled under way: what it takes is released."""
-        await asyncio.wait({call})
-        if call.exception() is None:
-            _, entries, _, _ = call.result()
+        # Where Redis does not answer, what it took comes back after its lease.
+        with contextlib.suppress(QueueUnavailableError):
+            _, entries, _, _ = await call
             taken = [read_entry(queue_id, self._consumer, entry) for entry in entries]
             await self._change("queue_release", taken, _held, 0)
 
@@ -224,9 +230,9 @@ def _held(delivery: Delivery | UnreadableRecord) -> tuple[Any, ...]:
 
 
 def _done(delivery: Delivery | UnreadableRecord) -> tuple[Any, ...]:
-    """Whether its id is to be remembered: not where a stored row does that."""
-    stored = isinstance(delivery, Delivery) and delivery.task.status is TaskStatus.QUEUED
-    return *_held(delivery), not stored
+    """The last: whether its id is to be remembered, which a stored row does better."""
+    remember = isinstance(delivery, Delivery) and delivery.task.status is not TaskStatus.QUEUED
+    return *_held(delivery), remember
 
 
 def _pieces(rows: list[_Row]) -> Iterator[list[_Row]]:

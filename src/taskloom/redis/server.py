@@ -12,7 +12,7 @@ from taskloom.errors import ConfigurationError, StorageUnavailableError, Unavail
 from taskloom.interfaces.opening import Opening
 from taskloom.redacting import redacted
 from taskloom.redis.checks import check_server
-from taskloom.redis.clients import Client, client_from_url
+from taskloom.redis.clients import Client, client_from_url, split_prefix
 from taskloom.redis.faults import translated
 from taskloom.redis.keys import Keys
 from taskloom.redis.scripts import script
@@ -46,12 +46,19 @@ class RedisServer(Opening):
 
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "taskloom") -> Self:
-        """A server by its URL, see `client_from_url`; nothing is connected yet."""
+        """A server by its URL, see `client_from_url`; nothing is connected yet.
+
+        `?prefix=name` in the URL wins over `prefix`.
+        """
+        plain, named = split_prefix(url)
         try:
-            client = client_from_url(url)
-        except ValueError as error:
-            raise ConfigurationError(f"{redacted(url)} is no url of a Redis: {error}") from None
-        return cls(client, prefix=prefix, place=redacted(url), owned=True)
+            client = client_from_url(plain)
+        except ConfigurationError:
+            raise
+        except ValueError:
+            # What the driver says may quote the URL, and with it a password.
+            raise ConfigurationError(f"{redacted(url)} is no url of a Redis") from None
+        return cls(client, prefix=named or prefix, place=redacted(url), owned=True)
 
     def __repr__(self) -> str:
         return f"RedisServer({self.place!r})"
