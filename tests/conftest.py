@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from redis_server import free_port, redis_server
 from servers import fresh_database, postgres
 
 
@@ -20,4 +22,17 @@ def postgres_server() -> Iterator[str]:
 async def postgres_url(postgres_server: str) -> AsyncIterator[str]:
     """The URL of an empty PostgreSQL database."""
     async with fresh_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis for the whole session: `TASKLOOM_TEST_REDIS_URL`, or one started here.
+
+    Shared: every test takes a prefix of its own.
+    """
+    if given := os.environ.get("TASKLOOM_TEST_REDIS_URL"):
+        yield given
+        return
+    with redis_server(tmp_path_factory.mktemp("redis"), free_port()) as url:
         yield url

@@ -15,6 +15,7 @@ from taskloom.interfaces import (
     MessageQueue,
     TaskStorage,
 )
+from taskloom.redacting import redacted
 
 __all__ = ["Parts", "parts_from_url", "redacted"]
 
@@ -33,8 +34,9 @@ def parts_from_url(url: str, clock: Clock) -> Parts:
     """The parts of the engine that `url` names; no I/O, and only that engine is imported.
 
     `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory),
-    `postgresql://user:password@host/database`. Raises `ConfigurationError`, which never shows the
-    URL: it may hold a password; `MissingExtraError` when a driver is not installed.
+    `postgresql://user:password@host/database`, `redis://host:6379/0` (and `rediss`,
+    `redis+cluster`, `redis+sentinel`, the same with `valkey`). Raises `ConfigurationError`, which
+    never shows the URL: it may hold a password; `MissingExtraError` when a driver is not installed.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -48,16 +50,6 @@ def parts_from_url(url: str, clock: Clock) -> Parts:
     if engine is not None:
         raise ConfigurationError(f"this version has no engine for {engine} yet; {_offer()}")
     raise ConfigurationError(f"no engine is called {_shown(scheme)}; {_offer()}")
-
-
-def redacted(url: str) -> str:
-    """`url` without what may be secret: user, password and the values of its query.
-
-    redacted("redis://me:secret@cache:6379/0?token=x")    # "redis://***@cache:6379/0?***"
-    """
-    # Up to the last "@": a password may hold any character, unescaped by mistake.
-    shown = re.sub(r"(?s)^([^:/]*:(?://)?).*@", r"\1***@", url)
-    return re.sub(r"(?s)[?#].*$", "?***", shown)
 
 
 def _memory(url: str, rest: str, clock: Clock) -> Parts:
@@ -110,25 +102,49 @@ def _sql(url: str, rest: str, clock: Clock) -> Parts:
     )
 
 
+def _redis(url: str, rest: str, clock: Clock) -> Parts:
+    from taskloom.redis import (
+        RedisCache,
+        RedisFlowBarrier,
+        RedisQueue,
+        RedisServer,
+        RedisStorage,
+    )
+
+    server = RedisServer.from_url(url)  # keeps the time itself
+    return Parts(
+        RedisQueue(server), RedisStorage(server), RedisCache(server), RedisFlowBarrier(server)
+    )
+
+
 _ENGINES: dict[str, Callable[[str, str, Clock], Parts]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "postgresql": _sql,
     "postgres": _sql,
 }
+_ENGINES |= {
+    f"{name}{tls}{kind}": _redis
+    for name in ("redis", "valkey")
+    for tls in ("", "s")
+    for kind in ("", "+cluster", "+sentinel")
+}
 
 _PLANNED = {
     "mysql": "MySQL",
     "mariadb": "MariaDB",
-    "redis": "Redis",
-    "rediss": "Redis",
     "mongodb": "MongoDB",
 }
 
 
 def _offer() -> str:
     return "use " + " or ".join(
-        ("sqlite:///taskloom.db", "postgresql://host/database", "memory://")
+        (
+            "sqlite:///taskloom.db",
+            "postgresql://host/database",
+            "redis://host:6379/0",
+            "memory://",
+        )
     )
 
 

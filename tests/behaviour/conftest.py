@@ -28,10 +28,12 @@ async def _opened(
         if request.param == "postgresql":
             server = request.getfixturevalue("postgres_server")
             url = await stack.enter_async_context(fresh_database(server))
+        elif request.param == "redis":
+            url = request.getfixturevalue("redis_url")
         yield await stack.enter_async_context(open_engines(request.param, clock, folder, url))
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=(*KINDS, "redis"))
 async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
     """Each engine in real time."""
     async with _opened(request, SystemClock(), tmp_path) as opened:
@@ -40,7 +42,7 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 @pytest.fixture(params=KINDS)
 async def still(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
-    """Each engine with time standing still: `await still.pass_time(seconds)` moves it.
+    """Each engine whose time is ours, standing still: `await still.pass_time(seconds)` moves it.
 
     On a database use it with `process_batch`, `move_mature_tasks` and `drain`, not with `serve`: a
     claim that waits there waits in real time.

@@ -27,7 +27,9 @@ from taskloom import (
     TaskStatus,
     WorkerLifecycleProvider,
 )
+from taskloom.identity import new_id
 from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
+from taskloom.redis import RedisCache, RedisQueue, RedisServer, RedisStorage
 from taskloom.sql import SqlCache, SqlDatabase, SqlQueue, SqlStorage
 from taskloom.testing import ManualClock
 
@@ -216,11 +218,15 @@ async def open_engines(
 ) -> AsyncIterator[Engines]:
     """Engines of a kind, open; at the end their handlers are closed, then they.
 
-    A database is the one of `url`, or a SQLite file in `folder`.
+    A database is the one of `url`, or a SQLite file in `folder`; Redis gets a prefix of its own.
     """
     file = folder / "tasks.db"
     if kind == "memory":
         parts = Parts(InMemoryQueue(clock), InMemoryStorage(clock), InMemoryCache(clock))
+    elif kind == "redis":
+        assert url is not None
+        server = RedisServer.from_url(url, prefix=f"test-{new_id()}")
+        parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
     else:
         database = SqlDatabase.from_url(url or f"sqlite:///{file}", clock=clock)
         storage = SqlStorage(database)

@@ -44,12 +44,33 @@ def test_postgresql_shares_one_storage_too(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@host",
+        "rediss://me:hunter2@host:6380/2?prefix=shop",
+        "valkey://host",
+        "redis+cluster://:hunter2@host:7000",
+        "redis+sentinel://:hunter2@one:26379,two:26379/mymaster/1",
+    ],
+)
+def test_redis_is_one_server_for_everything(url: str) -> None:
+    from taskloom.redis import RedisCache, RedisFlowBarrier, RedisQueue, RedisStorage
+
+    parts = parts_from_url(url, SYSTEM_CLOCK)
+    assert isinstance(parts.queue, RedisQueue)
+    assert isinstance(parts.storage, RedisStorage)
+    assert isinstance(parts.cache, RedisCache)
+    assert isinstance(parts.flow_barrier, RedisFlowBarrier)
+    assert len({id(part.server) for part in parts[:4]}) == 1  # type: ignore[union-attr]
+    assert parts.queue.server.keys.prefix == ("shop" if "shop" in url else "taskloom")
+    assert "hunter2" not in repr(parts.queue.server)
+
+
+@pytest.mark.parametrize(
     ("url", "engine"),
     [
         ("mysql://me:hunter2@host/db", "MySQL"),
         ("mariadb://me:hunter2@host/db", "MariaDB"),
-        ("redis://:hunter2@host", "Redis"),
-        ("rediss://:hunter2@host", "Redis"),
         ("mongodb://me:hunter2@host", "MongoDB"),
         ("mongodb+srv://me:hunter2@host", "MongoDB"),
     ],
@@ -71,6 +92,8 @@ def test_an_engine_of_a_later_version_is_named(url: str, engine: str) -> None:
         ("", "has no scheme"),
         ("sqlite://hunter2.db", "three slashes"),
         ("memory://hunter2", "takes nothing after it"),
+        ("redis+sentinel://:hunter2@host:26379", "a sentinel url names its primary"),
+        ("redis://:hunter2@host:port", "is no url of a Redis"),
     ],
 )
 def test_a_url_that_names_nothing_says_what_would(url: str, words: str) -> None:
@@ -97,7 +120,8 @@ def test_redacted(url: str, shown: str) -> None:
 def test_making_a_loom_imports_only_its_engine() -> None:
     code = (
         "import sys; from taskloom.app import Loom; Loom('memory://');"
-        "print([name for name in sys.modules if name.split('.')[0] in ('sqlalchemy', 'pydantic')])"
+        "unwanted = ('asyncpg', 'pydantic', 'redis', 'sqlalchemy');"
+        "print([name for name in sys.modules if name.split('.')[0] in unwanted])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.stdout.strip(), run.stderr) == ("[]", "")

@@ -1,0 +1,73 @@
+"""What a Redis will not do for its tasks, said once when it is opened."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from taskloom.errors import ConfigurationError
+from taskloom.redis.clients import Client
+
+__all__ = ["check_server", "promises_broken"]
+
+_log = logging.getLogger(__name__)
+
+OLDEST = (6, 2)
+
+
+async def check_server(client: Client, place: str) -> None:
+    """Refuse what is too old; warn where tasks can get lost by how Redis is set up."""
+    asking: Any = client
+    _refuse_decoding(asking)
+    info = _first(await asking.info("everything"))
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+        raise ConfigurationError(f"{place} is Redis {version}; Taskloom needs 6.2 or later")
+    for words in promises_broken(info, await _snapshots(asking)):
+        _log.warning("%s %s", place, words)
+
+
+def promises_broken(info: Mapping[str, Any], snapshots: str | None) -> list[str]:
+    """In words, from the answer to INFO and the setting `save` (None: not known)."""
+    broken = []
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction" and info.get("maxmemory", 0):
+        what = "tasks" if policy.startswith("allkeys") else "locks and the ids of recent tasks"
+        broken.append(
+            f"evicts keys when its memory is full ({policy}): {what} would vanish without a word. "
+            "Set maxmemory-policy to noeviction"
+        )
+    if not info.get("aof_enabled", 0):
+        lost = "every task is lost when it stops"
+        if snapshots is None or snapshots:
+            lost = "what was added since the last snapshot is lost when it crashes"
+        broken.append(f"keeps no append-only file: {lost}. Set appendonly to yes")
+    return broken
+
+
+async def _snapshots(client: Any) -> str | None:
+    """The setting `save`; hosted servers do not tell."""
+    try:
+        answer = _first(await client.config_get("save"))
+    except ResponseError:
+        return None
+    found = answer.get("save", answer.get(b"save"))
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def _first(answer: dict[Any, Any]) -> dict[Any, Any]:
+    """A cluster answers by node: one speaks for all."""
+    values = list(answer.values())
+    return values[0] if values and all(isinstance(each, dict) for each in values) else answer
+
+
+def _refuse_decoding(client: Any) -> None:
+    pool = getattr(client, "connection_pool", None)
+    if pool is not None and pool.connection_kwargs.get("decode_responses"):
+        raise ConfigurationError(
+            "a client with decode_responses=True cannot carry bytes; make one without it"
+        )

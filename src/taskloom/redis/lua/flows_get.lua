@@ -1,0 +1,2 @@
+-- Message: {id}. Returns the flow, or nothing.
+return read(message[1])

@@ -1,0 +1,2 @@
+-- Message: {id}. Returns what counted, in no order.
+return redis.call('HVALS', steps_key(message[1]))

@@ -1,0 +1,116 @@
+"""RedisServer: the connections that all parts on one Redis share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Self, TypeVar
+
+from redis.exceptions import NoScriptError
+
+from taskloom.errors import ConfigurationError, StorageUnavailableError, UnavailableError
+from taskloom.interfaces.opening import Opening
+from taskloom.redacting import redacted
+from taskloom.redis.checks import check_server
+from taskloom.redis.clients import Client, client_from_url, split_prefix
+from taskloom.redis.faults import translated
+from taskloom.redis.keys import Keys
+from taskloom.redis.scripts import script
+
+__all__ = ["RedisServer", "server_of"]
+
+T = TypeVar("T")
+
+
+class RedisServer(Opening):
+    """One Redis (or Valkey), 6.2 or later: a server, a primary behind Sentinel, or a cluster.
+
+    `prefix` starts the name of every key. `open` and `close` count their holders: the last one
+    closes, a client that was given excepted. It belongs to one event loop.
+
+    server = RedisServer.from_url("redis://localhost:6379/0", prefix="shop")
+    queue, cache = RedisQueue(server), RedisCache(server)
+    """
+
+    def __init__(
+        self, client: Client, *, prefix: str = "taskloom", place: str = "Redis", owned: bool = False
+    ) -> None:
+        self.client: Any = client  # its methods are annotated for both worlds, sync and async
+        self.keys = Keys(prefix)
+        self.place = place
+        self._owned = owned
+        self._holders: set[int] = set()
+        self._opening = asyncio.Lock()
+        self._checked = False
+        self._aside: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    def from_url(cls, url: str, *, prefix: str = "taskloom") -> Self:
+        """A server by its URL, see `client_from_url`; nothing is connected yet.
+
+        `?prefix=name` in the URL wins over `prefix`.
+        """
+        plain, named = split_prefix(url)
+        try:
+            client = client_from_url(plain)
+        except ConfigurationError:
+            raise
+        except ValueError:
+            # What the driver says may quote the URL, and with it a password.
+            raise ConfigurationError(f"{redacted(url)} is no url of a Redis") from None
+        return cls(client, prefix=named or prefix, place=redacted(url), owned=True)
+
+    def __repr__(self) -> str:
+        return f"RedisServer({self.place!r})"
+
+    async def open(self, holder: object = None) -> None:
+        """Connect for `holder`, and say what this Redis will not do. Safe to repeat.
+
+        Raises `ConfigurationError` for a version or credentials that cannot work, and
+        `StorageUnavailableError`.
+        """
+        async with self._opening:
+            if not self._checked:
+                with translated(self.place):
+                    await check_server(self.client, self.place)
+                self._checked = True
+            self._holders.add(id(holder))
+
+    async def close(self, holder: object = None) -> None:
+        """Let go, once every holder has. Safe to repeat."""
+        async with self._opening:
+            self._holders.discard(id(holder))
+            if self._holders:
+                return
+            while self._aside:
+                await asyncio.wait(self._aside)
+            if self._owned:
+                self._checked = False
+                await self.client.aclose()
+
+    async def run(
+        self,
+        name: str,
+        keys: Sequence[str],
+        *args: Any,
+        unavailable: type[UnavailableError] = StorageUnavailableError,
+    ) -> Any:
+        """Run a script: one atomic step. Cancelled while it runs, it may still be done."""
+        lua = script(name)
+        with translated(self.place, unavailable):
+            try:
+                return await self.client.evalsha(lua.sha, len(keys), *keys, *args)
+            except NoScriptError:  # a new server, or one that forgot
+                return await self.client.eval(lua.text, len(keys), *keys, *args)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` to its end whatever becomes of the caller; `close` waits for it."""
+        task = asyncio.ensure_future(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+        return task
+
+
+def server_of(source: Client | RedisServer) -> RedisServer:
+    """The server that a part is made on. Parts that are to share one are given the same."""
+    return source if isinstance(source, RedisServer) else RedisServer(source)
