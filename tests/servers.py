@@ -20,7 +20,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-__all__ = ["POSTGRES_URL", "fresh_database", "postgres"]
+__all__ = ["POSTGRES_URL", "fresh_database", "postgres", "url_of"]
 
 POSTGRES_URL = "TASKLOOM_TEST_POSTGRES_URL"
 """`postgresql://user:password@host/database` of a server on which databases may be created."""
@@ -92,3 +92,13 @@ async def _execute(server: str, statement: str) -> None:
         await conn.execute(statement)
     finally:
         await conn.close()
+
+
+@asynccontextmanager
+async def url_of(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """Where engines of this kind are, if they need a server."""
+    if kind == "postgresql":
+        async with fresh_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
+    else:
+        yield request.getfixturevalue("redis_url") if kind == "redis" else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,11 @@ from flowing import KINDS as FLOW_KINDS
 from flowing import FlowEngines, open_flow_engines
 
 from harness import Engines, open_engines
-from servers import fresh_database
+from servers import url_of
 from taskloom import Clock, SystemClock
 from taskloom.testing import ManualClock
 
-KINDS = ("memory", "sqlite", "postgresql")
+KINDS = ("memory", "sqlite", "postgresql", "redis")
 
 
 @asynccontextmanager
@@ -23,17 +23,14 @@ async def _opened(
     request: pytest.FixtureRequest, clock: Clock, folder: Path
 ) -> AsyncIterator[Engines]:
     """The engines that the fixture's parameter names."""
-    async with AsyncExitStack() as stack:
-        url = f"sqlite:///{folder}/tasks.db"
-        if request.param == "postgresql":
-            server = request.getfixturevalue("postgres_server")
-            url = await stack.enter_async_context(fresh_database(server))
-        elif request.param == "redis":
-            url = request.getfixturevalue("redis_url")
-        yield await stack.enter_async_context(open_engines(request.param, clock, folder, url))
+    async with (
+        url_of(request.param, request) as url,
+        open_engines(request.param, clock, folder, url) as opened,
+    ):
+        yield opened
 
 
-@pytest.fixture(params=(*KINDS, "redis"))
+@pytest.fixture(params=KINDS)
 async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
     """Each engine in real time."""
     async with _opened(request, SystemClock(), tmp_path) as opened:
@@ -71,5 +68,8 @@ async def flows(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
     Fewer of them: `parametrize("flows", ["memory", "sqlite"], indirect=True)`.
     """
-    async with open_flow_engines(request.param, ManualClock(), tmp_path) as opened:
+    async with (
+        url_of(request.param, request) as url,
+        open_flow_engines(request.param, ManualClock(), tmp_path, url) as opened,
+    ):
         yield opened

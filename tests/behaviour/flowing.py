@@ -23,6 +23,7 @@ from taskloom import (
     TaskHandler,
     flow_results,
 )
+from taskloom.identity import new_id
 from taskloom.interfaces import EntityProjections, FlowBarrier
 from taskloom.memory import (
     ImmediateQueue,
@@ -32,6 +33,7 @@ from taskloom.memory import (
     InMemoryQueue,
     InMemoryStorage,
 )
+from taskloom.redis import RedisCache, RedisFlowBarrier, RedisQueue, RedisServer, RedisStorage
 from taskloom.sql import (
     SqlCache,
     SqlDatabase,
@@ -45,6 +47,7 @@ __all__ = [
     "ALBUM",
     "JOIN",
     "KINDS",
+    "WORKERS",
     "FlowDiary",
     "FlowEngines",
     "Joins",
@@ -54,9 +57,12 @@ __all__ = [
     "work_or_fail",
 ]
 
-KINDS = ("memory", "sqlite", "beside", "separate", "inline")
-"""All in memory · all in one SQLite file · that, with barrier and projections beside it · a queue
-in memory beside SQLite · whoever adds a task runs it."""
+WORKERS = ("memory", "sqlite", "postgresql", "redis", "beside", "separate")
+"""All in memory · all in one SQLite file · in one PostgreSQL · in Redis, with projections in memory
+· in one SQLite file, with barrier and projections beside it · a queue in memory beside SQLite."""
+
+KINDS = (*WORKERS, "inline")
+"""Those, and one where whoever adds a task runs it."""
 
 JOIN = FlowJoin("join", "q")
 ALBUM = EntityRef("a_1", "album")
@@ -182,8 +188,13 @@ class FlowEngines(Engines):
 
 
 @asynccontextmanager
-async def open_flow_engines(kind: str, clock: Clock, folder: Path) -> AsyncIterator[FlowEngines]:
-    """Engines of one of `KINDS`, open; at the end their handlers are closed, then they."""
+async def open_flow_engines(
+    kind: str, clock: Clock, folder: Path, url: str = ""
+) -> AsyncIterator[FlowEngines]:
+    """Engines of one of `KINDS`, open; at the end their handlers are closed, then they.
+
+    PostgreSQL and Redis are those of `url`; Redis gets a prefix of its own.
+    """
     file = folder / "tasks.db"
     storage: Any
     barrier: Any = InMemoryFlowBarrier(clock)
@@ -192,15 +203,19 @@ async def open_flow_engines(kind: str, clock: Clock, folder: Path) -> AsyncItera
         queue = InMemoryQueue(clock) if kind == "memory" else ImmediateQueue(clock)
         storage = InMemoryStorage(clock)
         parts = Parts(queue, storage, InMemoryCache(clock))
+    elif kind == "redis":
+        server = RedisServer.from_url(url, prefix=f"test-{new_id()}")
+        parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
+        barrier = RedisFlowBarrier(server)
     else:
-        database = SqlDatabase.from_url(f"sqlite:///{file}", clock=clock)
+        database = SqlDatabase.from_url(url or f"sqlite:///{file}", clock=clock)
         storage = SqlStorage(database)
         parts = Parts(SqlQueue(storage), storage, SqlCache(database))
         if kind == "separate":
             parts.queue = InMemoryQueue(clock)
         if kind != "beside":
             barrier, projections = SqlFlowBarrier(storage), SqlProjections(storage)
-    async with storage, parts.queue, parts.cache, barrier, projections:
+    async with parts.storage, parts.queue, parts.cache, barrier, projections:
         engines = FlowEngines(kind, clock, parts, file, barrier, projections)
         try:
             yield engines

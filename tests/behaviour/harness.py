@@ -214,7 +214,7 @@ class Engines:
 
 @asynccontextmanager
 async def open_engines(
-    kind: str, clock: Clock, folder: Path, url: str | None = None
+    kind: str, clock: Clock, folder: Path, url: str = ""
 ) -> AsyncIterator[Engines]:
     """Engines of a kind, open; at the end their handlers are closed, then they.
 
@@ -224,7 +224,6 @@ async def open_engines(
     if kind == "memory":
         parts = Parts(InMemoryQueue(clock), InMemoryStorage(clock), InMemoryCache(clock))
     elif kind == "redis":
-        assert url is not None
         server = RedisServer.from_url(url, prefix=f"test-{new_id()}")
         parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
     else:

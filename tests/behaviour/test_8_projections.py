@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flowing import FlowEngines, Told, work_or_fail
+from flowing import WORKERS, FlowEngines, Told, work_or_fail
 from msgspec import UNSET
 
 from harness import (
@@ -33,9 +33,7 @@ from taskloom import (
 
 USER = EntityRef("u_1", "user")
 ORDER = EntityRef("o_1", "order")
-workers = pytest.mark.parametrize(
-    "flows", ["memory", "sqlite", "beside", "separate"], indirect=True
-)
+workers = pytest.mark.parametrize("flows", WORKERS, indirect=True)
 
 
 async def finish(handler: TaskHandler) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flowing import ALBUM, JOIN, FlowEngines, Joins, steps_of
+from flowing import ALBUM, JOIN, WORKERS, FlowEngines, Joins, steps_of
 from msgspec.structs import replace
 
 from harness import PATIENCE, QUEUE, Runs, make_task, parallel, single
@@ -164,7 +164,7 @@ async def test_9_1_inside_an_executor_the_handler_starts_it_at_once(flows: FlowE
     assert len(made) == len(joins) == 2
 
 
-@pytest.mark.parametrize("flows", ["memory", "sqlite", "beside", "separate"], indirect=True)
+@pytest.mark.parametrize("flows", WORKERS, indirect=True)
 async def test_9_1_inside_a_call_on_many_the_handler_starts_one_too(flows: FlowEngines) -> None:
     joins = Joins()
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flowing import JOIN, FlowEngines, Joins, steps_of
+from flowing import JOIN, WORKERS, FlowEngines, Joins, steps_of
 
 from harness import PATIENCE, QUEUE, Runs, make_task, single
 from taskloom import FlowStep, FlowStepResult, Task, TaskHandler
@@ -79,7 +79,7 @@ async def test_9_3_however_a_step_ends_it_counts(
     assert not results.aborted
 
 
-@pytest.mark.parametrize("flows", ["memory", "sqlite", "beside", "separate"], indirect=True)
+@pytest.mark.parametrize("flows", WORKERS, indirect=True)
 async def test_9_3_a_cancelled_step_counts(flows: FlowEngines) -> None:
     joins, runs = Joins(), Runs()
     handler = flows.flow_handler(joins, runs)
@@ -94,7 +94,7 @@ async def test_9_3_a_cancelled_step_counts(flows: FlowEngines) -> None:
     assert len(joins) == 1
 
 
-@pytest.mark.parametrize("flows", ["memory", "sqlite", "beside", "separate"], indirect=True)
+@pytest.mark.parametrize("flows", WORKERS, indirect=True)
 async def test_9_3_when_all_steps_are_cancelled_the_join_runs(flows: FlowEngines) -> None:
     joins = Joins()
     handler = flows.flow_handler(joins)
@@ -105,7 +105,7 @@ async def test_9_3_when_all_steps_are_cancelled_the_join_runs(flows: FlowEngines
     assert joins.outcomes == [["cancelled: no"] * 2]
 
 
-@pytest.mark.parametrize("flows", ["memory", "sqlite", "beside", "separate"], indirect=True)
+@pytest.mark.parametrize("flows", WORKERS, indirect=True)
 async def test_9_3_poison_counts(flows: FlowEngines) -> None:
     joins = Joins()
     handler = flows.flow_handler(joins, max_deliveries=2)

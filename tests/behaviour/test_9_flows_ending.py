@@ -7,13 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flowing import JOIN, FlowEngines, Joins, steps_of, work_or_fail
+from flowing import JOIN, WORKERS, FlowEngines, Joins, steps_of, work_or_fail
 
 from harness import PATIENCE, QUEUE, Diary, Runs, parallel, single, until
 from taskloom import FlowStep, FlowStepResult, Task, TaskHandler, TaskStatus
 from taskloom.flows import step_id, timeout_id
 
-WORKERS = ("memory", "sqlite", "beside", "separate")
 workers = pytest.mark.parametrize("flows", WORKERS, indirect=True)
 """Engines on which tasks wait for a worker."""
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from flowing import ALBUM, JOIN, FlowDiary, FlowEngines, Joins, Told, steps_of
+from flowing import ALBUM, JOIN, WORKERS, FlowDiary, FlowEngines, Joins, Told, steps_of
 
 from harness import PATIENCE, Runs, make_task, parallel, single
 from taskloom import (
@@ -21,9 +21,7 @@ from taskloom.flows import step_id
 
 USER = EntityRef("u_1", "user")
 NAMES = ("on_flow_started", "on_flow_completed", "on_flow_aborted", "on_flow_timed_out")
-workers = pytest.mark.parametrize(
-    "flows", ["memory", "sqlite", "beside", "separate"], indirect=True
-)
+workers = pytest.mark.parametrize("flows", WORKERS, indirect=True)
 
 
 async def finish(handler: TaskHandler) -> None:

@@ -6,7 +6,17 @@ import asyncio
 from typing import Any
 
 import pytest
-from flowing import ALBUM, JOIN, FlowDiary, FlowEngines, Joins, Told, steps_of, work_or_fail
+from flowing import (
+    ALBUM,
+    JOIN,
+    WORKERS,
+    FlowDiary,
+    FlowEngines,
+    Joins,
+    Told,
+    steps_of,
+    work_or_fail,
+)
 
 from harness import PATIENCE, QUEUE, Runs, make_task, parallel, single, until
 from taskloom import (
@@ -19,9 +29,7 @@ from taskloom import (
 from taskloom.flows import join_id, step_id
 from taskloom.memory import InMemoryFlowBarrier
 
-workers = pytest.mark.parametrize(
-    "flows", ["memory", "sqlite", "beside", "separate"], indirect=True
-)
+workers = pytest.mark.parametrize("flows", WORKERS, indirect=True)
 foreign = pytest.mark.parametrize("flows", ["memory", "beside", "separate"], indirect=True)
 """Engines whose barrier is not in the transaction of a settle."""
 lost_ones = pytest.mark.parametrize("flows", ["memory", "beside"], indirect=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowing import ALBUM, JOIN, FlowEngines, Joins, open_flow_engines, steps_of
+from flowing import ALBUM, JOIN, WORKERS, FlowEngines, Joins, open_flow_engines, steps_of
 
 from harness import PATIENCE, QUEUE, Runs, make_task, multi, parallel, serving, single
+from servers import url_of
 from taskloom import (
     FlowResults,
     FlowStep,
@@ -100,7 +101,7 @@ async def test_9_9_the_join_of_one_flow_may_be_a_step_by_type(flows: FlowEngines
     assert joins.outcomes == [[1, 2]]
 
 
-@pytest.mark.parametrize("flows", ["memory", "sqlite", "beside", "separate"], indirect=True)
+@pytest.mark.parametrize("flows", WORKERS, indirect=True)
 async def test_9_3_flows_that_share_a_call_are_counted_apart(flows: FlowEngines) -> None:
     joins, calls = Joins(), []
 
@@ -165,7 +166,7 @@ async def test_9_9_barrier_state_is_removed_after_the_flows_retention(flows: Flo
     assert await flows.barrier.get_flow(ended) is None
 
 
-@pytest.mark.parametrize("flows", ["memory", "sqlite", "beside", "separate"], indirect=True)
+@pytest.mark.parametrize("flows", WORKERS, indirect=True)
 async def test_9_9_a_step_of_a_forgotten_flow_starts_nothing(flows: FlowEngines) -> None:
     joins = Joins()
     handler = flows.flow_handler(joins, retention=Retention(executed=100, cancelled=None))
@@ -211,10 +212,15 @@ async def test_j5_a_step_that_starts_a_thousand_more(flows: FlowEngines) -> None
     assert sorted(len(outcome) for outcome in joins.outcomes) == [1, 1_000]
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "beside", "separate"])
-async def test_9_4_workers_that_serve_hand_every_join_over_once(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", WORKERS)
+async def test_9_4_workers_that_serve_hand_every_join_over_once(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     joins = Joins()
-    async with open_flow_engines(kind, SystemClock(), tmp_path) as flows:
+    async with (
+        url_of(kind, request) as url,
+        open_flow_engines(kind, SystemClock(), tmp_path, url) as flows,
+    ):
         workers = [flows.flow_handler(joins) for _ in range(2)]
         async with serving(workers[0]), serving(workers[1]):
             start = workers[0].start_flow

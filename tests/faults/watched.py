@@ -16,10 +16,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from recorder import Recorder
 from sqlalchemy import Connection
 
-from taskloom.clock import SYSTEM_CLOCK
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
 from taskloom.sql import SqlDatabase, SqlStorage
-from taskloom.sql.sqlite import parse_url
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["CrashPoint", "WatchedDatabase", "WatchedStorage"]
@@ -199,8 +197,7 @@ class WatchedStorage(SqlStorage):
 
 def make_storage(url: str, recorder: Recorder, crash: CrashPoint) -> WatchedStorage:
     """A watched storage on a SQLite URL."""
-    source, synchronous = parse_url(url)
-    database = WatchedDatabase(source, synchronous=synchronous, clock=SYSTEM_CLOCK)
+    database = WatchedDatabase.from_url(url)
     return WatchedStorage(database, recorder, crash)
 
 
