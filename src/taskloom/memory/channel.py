@@ -14,7 +14,7 @@ from taskloom.memory.line import Item, Line
 from taskloom.outcomes import Delivery, UnreadableRecord
 from taskloom.task import Task
 
-__all__ = ["TICK", "Channel"]
+__all__ = ["TICK", "Channel", "ring"]
 
 TICK = 1e-6
 """Clocks keep microseconds, floats do not: times this close are the same time."""
@@ -183,6 +183,10 @@ class Channel:
     def ring(self) -> None:
         """Wake everyone who waits: each tries a claim of its own."""
         while self.bells:
-            bell = self.bells.pop()
-            if not bell.done():
-                bell.set_result(None)
+            ring(self.bells.pop())
+
+
+def ring(bell: asyncio.Future[None]) -> None:
+    """Wake who waits for `bell`, if nobody has."""
+    if not bell.done():
+        bell.set_result(None)

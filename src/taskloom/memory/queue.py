@@ -9,7 +9,7 @@ from typing import Any
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.interfaces.message_queue import MessageQueue
-from taskloom.memory.channel import TICK, Channel
+from taskloom.memory.channel import TICK, Channel, ring
 from taskloom.memory.copies import keep
 from taskloom.memory.line import Item
 from taskloom.outcomes import Delivery, UnreadableRecord
@@ -63,10 +63,11 @@ class InMemoryQueue(MessageQueue):
     async def _news(self, channel: Channel, longest: float) -> None:
         """Wait for a put or a release, the next due time or the next lost lease."""
         pause = channel.pause(self._clock.monotonic(), self._due_from())
-        nap = asyncio.ensure_future(self._clock.sleep(min(longest, pause)))
         bell = channel.listen()
+        nap = asyncio.ensure_future(self._clock.sleep(min(longest, pause)))
+        nap.add_done_callback(lambda _: ring(bell))
         try:
-            await asyncio.wait((nap, bell), return_when=asyncio.FIRST_COMPLETED)
+            await bell  # itself: a wait for both would be a turn of the loop later
         finally:
             nap.cancel()
             channel.bells.discard(bell)
