@@ -39,6 +39,7 @@ class OnTerminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
         os.close(theirs)
         self._ours = ours
@@ -87,3 +88,8 @@ class OnTerminal:
             return False
         self.seen += data.decode(errors="replace")
         return bool(data)
+
+
+def _heed_ctrl_c() -> None:
+    """Also where the tests run in the background of a shell, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
