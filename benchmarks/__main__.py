@@ -10,11 +10,16 @@ from pathlib import Path
 
 from benchmarks import (
     adding,
+    adding_servers,
     backlog,
     drain_memory,
+    drain_servers,
     drain_sqlite,
     flows,
+    growth,
     latency,
+    latency_servers,
+    many_workers,
     memory_use,
     waiting,
 )
@@ -31,6 +36,14 @@ PARTS: dict[str, Callable[[Options], list[Figure]]] = {
     "waiting": waiting.figures,
     "backlog": backlog.figures,
     "memory": memory_use.figures,
+    "drain-redis": drain_servers.redis,
+    "drain-postgres": drain_servers.postgres,
+    "add-redis": adding_servers.redis,
+    "add-postgres": adding_servers.postgres,
+    "latency-redis": latency_servers.redis,
+    "latency-postgres": latency_servers.postgres,
+    "growth": growth.figures,
+    "workers": many_workers.figures,
 }
 
 
@@ -41,7 +54,7 @@ def main() -> int:
     then 1.
     """
     given = _arguments()
-    options = Options(rounds=given.rounds, quick=given.quick)
+    options = Options(rounds=given.rounds, quick=given.quick, million=given.million)
     noise, figures, failed = Noise(), list[Figure](), False
     noise.look()
     for name in dict.fromkeys(given.parts or PARTS):
@@ -62,6 +75,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of: {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default 5)")
     parser.add_argument("--quick", action="store_true", help="without the million waiting tasks")
+    parser.add_argument(
+        "--million", action="store_true", help="the growth curve up to a million, minutes more"
+    )
     parser.add_argument(
         "--json",
         type=Path,

@@ -23,7 +23,7 @@ def figures(options: Options) -> list[Figure]:
         options.rounds,
         {
             "tasks": lambda: _rate("adding:tasks_added", tasks=_TASKS),
-            "raw": lambda: _rate("raw_sqlite:add", tasks=_TASKS),
+            "raw": lambda: _raw(_TASKS),
             "calls": lambda: _rate("adding:enqueued_many", tasks=_TASKS),
             "hundred": lambda: _rate("adding:callers", callers=100, each=100),
             "one": lambda: _rate("adding:callers", callers=1, each=1_000),
@@ -59,10 +59,15 @@ def figures(options: Options) -> list[Figure]:
 
 def _rate(function: str, **arguments: int) -> float:
     with database() as path:
-        return measure(function, path=path, **arguments)["rate"]
+        return measure(function, url=f"sqlite:///{path}", **arguments)["rate"]
 
 
-def tasks_added(path: str, tasks: int) -> Result:
+def _raw(tasks: int) -> float:
+    with database() as path:
+        return measure("raw_sqlite:add", path=path, tasks=tasks)["rate"]
+
+
+def tasks_added(url: str, tasks: int) -> Result:
     """`rate` of `add_tasks`, making the tasks included."""
 
     async def add(loom: Loom, noop: Noop) -> None:
@@ -72,19 +77,19 @@ def tasks_added(path: str, tasks: int) -> Result:
                 for call in calls(start, start + PER_CALL)
             )
 
-    return {"rate": tasks / asyncio.run(_timed(path, tasks, add))}
+    return {"rate": tasks / asyncio.run(_timed(url, tasks, add))}
 
 
-def enqueued_many(path: str, tasks: int) -> Result:
+def enqueued_many(url: str, tasks: int) -> Result:
     """`rate` of `enqueue_many`, which checks each call against the function's annotations."""
 
     async def add(_: Loom, noop: Noop) -> None:
         await filled(noop, tasks)
 
-    return {"rate": tasks / asyncio.run(_timed(path, tasks, add))}
+    return {"rate": tasks / asyncio.run(_timed(url, tasks, add))}
 
 
-def callers(path: str, callers: int, each: int) -> Result:
+def callers(url: str, callers: int, each: int) -> Result:
     """`rate` of `callers` that enqueue one task after another, all at once."""
 
     async def add(_: Loom, noop: Noop) -> None:
@@ -95,11 +100,11 @@ def callers(path: str, callers: int, each: int) -> Result:
         await asyncio.gather(*(call(caller) for caller in range(callers)))
 
     tasks = callers * each
-    return {"rate": tasks / asyncio.run(_timed(path, tasks, add))}
+    return {"rate": tasks / asyncio.run(_timed(url, tasks, add))}
 
 
-async def _timed(path: str, tasks: int, add: _Way) -> float:
-    loom, noop = counted(f"sqlite:///{path}", Tally(0, lambda: None))
+async def _timed(url: str, tasks: int, add: _Way) -> float:
+    loom, noop = counted(url, Tally(0, lambda: None))
     async with loom:
         start = perf_counter()
         await add(loom, noop)

@@ -32,6 +32,8 @@ class Options:
     rounds: int = 5
     quick: bool = False
     """Leave out what takes minutes."""
+    million: bool = False
+    """Let the growth curve on servers go on to a million, which takes minutes more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +75,14 @@ class Figure:
         return None
 
 
-def measure(function: str, **arguments: Any) -> Result:
+def measure(function: str, *, python: str = sys.executable, **arguments: Any) -> Result:
     """Call `module:function` of this package in a fresh process and return its answer.
 
-    Memory and garbage of one measurement so never weigh on the next. Raises `RuntimeError` with
-    the process's error output when it fails.
+    `python`: the interpreter of another environment, for what cannot run in this one. Memory and
+    garbage of one measurement so never weigh on the next. Raises `RuntimeError` with the process's
+    error output when it fails.
     """
-    command = [sys.executable, "-m", "benchmarks.harness", function, json.dumps(arguments)]
+    command = [python, "-m", "benchmarks.harness", function, json.dumps(arguments)]
     done = subprocess.run(
         command, cwd=_ROOT, capture_output=True, text=True, timeout=_LIMIT, check=False
     )

@@ -11,7 +11,7 @@ from benchmarks.ours import QUEUE
 from benchmarks.work import payload
 from taskloom import Loom
 
-__all__ = ["figures", "ours"]
+__all__ = ["figures", "gaps_for", "ours"]
 
 _OURS, _HUEYS = 500, 60
 """Samples per round. huey's waits take long, so it gets fewer."""
@@ -21,7 +21,7 @@ def figures(options: Options) -> list[Figure]:
     """p50 and p99 on SQLite beside huey's, in memory beside taskiq's."""
     found: dict[str, list[Result]] = {"sqlite": [], "huey": [], "memory": [], "taskiq": []}
     for round in range(options.rounds):
-        gaps = _gaps(_OURS, seed=round)
+        gaps = gaps_for(_OURS, seed=round)
         with database() as path:
             found["sqlite"].append(measure("latency:ours", url=f"sqlite:///{path}", gaps=gaps))
         with database() as path:
@@ -50,7 +50,7 @@ def _lines(
     ]
 
 
-def _gaps(count: int, seed: int) -> list[float]:
+def gaps_for(count: int, seed: int) -> list[float]:
     """Pauses of 5 to 15 ms: long enough for a worker to settle and be idle again."""
     chance = random.Random(seed)
     return [chance.uniform(0.005, 0.015) for _ in range(count)]

@@ -35,11 +35,12 @@ def figures(options: Options) -> list[Figure]:
 
 def _peak(tasks: int) -> float:
     with database() as path:
-        measure("ours:fill", path=path, tasks=tasks)
-        return measure("memory_use:drain", path=path, tasks=tasks)["peak"]
+        url = f"sqlite:///{path}"
+        measure("ours:fill", url=url, tasks=tasks)
+        return measure("memory_use:drain", url=url, tasks=tasks)["peak"]
 
 
-def drain(path: str, tasks: int) -> Result:
+def drain(url: str, tasks: int) -> Result:
     """MB: the `peak` while draining, the page caches of SQLite included."""
     seen: list[float] = []
     done = threading.Event()
@@ -51,7 +52,7 @@ def drain(path: str, tasks: int) -> Result:
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        ours.drain(path, tasks)
+        ours.drain(url, tasks)
     finally:
         done.set()
         watcher.join()

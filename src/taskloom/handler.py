@@ -7,14 +7,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Any, Self
 
 from taskloom.actions import check_barrier
 from taskloom.adding import Adder
 from taskloom.attempt import Attempt
 from taskloom.batch_call import BatchCall
+from taskloom.batch_summary import BatchSummary
 from taskloom.changes import TaskChanges
 from taskloom.clock import Seconds, seconds
 from taskloom.config import TaskHandlerConfig, make_worker_id
@@ -38,28 +37,15 @@ from taskloom.registry import TaskQueuesManager
 from taskloom.reporter import Reporter
 from taskloom.runner import TaskRunner
 from taskloom.task import EntityRef, FailurePolicy, FlowJoin, Task
+from taskloom.transactions import Transactions
 from taskloom.worker import Worker, WorkerParts
+
+if TYPE_CHECKING:
+    from taskloom.interfaces.transaction import SqlConnection
 
 __all__ = ["BatchSummary", "TaskHandler"]
 
 _log = logging.getLogger(__name__)
-
-
-class BatchSummary(Struct, frozen=True):
-    """What became of one claim."""
-
-    claimed: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    """Failed for good."""
-    retried: int = 0
-    """Failed, or rescheduled itself, and will run again."""
-    ignored: int = 0
-    """Without an executor, or expired."""
-    released: int = 0
-    """Not run, or no longer ours."""
-    handed_off: int = 0
-    """Still running, with the `AsyncTaskManager`."""
 
 
 class TaskHandler:
@@ -125,6 +111,17 @@ class TaskHandler:
         )
         horizon = timedelta(seconds=seconds(config.storage_horizon, "storage_horizon"))
         self._adder = Adder(message_queue, storage, config.clock, horizon, self._project_added)
+        self._transactions = Transactions(
+            message_queue,
+            storage,
+            config.entity_projections,
+            self._projector,
+            self._flows,
+            self._listeners,
+            self._reporter,
+            self._flow_reporter,
+            self._executor_of,
+        )
         self._changes = TaskChanges(
             storage,
             self._flows,
@@ -166,7 +163,9 @@ class TaskHandler:
 
     # Adding
 
-    async def add_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]:
+    async def add_tasks(
+        self, tasks: Iterable[Task[Any]], *, connection: SqlConnection | None = None
+    ) -> list[Task[Any]]:
         """Accept `tasks`, all or none, and return them as they are kept, in order.
 
         Once it returns, they will reach one terminal state as long as the engine keeps its own
@@ -176,6 +175,10 @@ class TaskHandler:
         Raises `InvalidTaskError` naming the field (nothing is added), `StorageUnavailableError`
         (nothing is added), `QueueUnavailableError` (saying what was and what was not).
         Cancelling it leaves unknown whether they were added; adding them again is safe.
+
+        With a `connection` (or session) of SQLAlchemy that leads to the storage's database, they
+        are written in its transaction: there once you commit it, nowhere if you do not. Then errors
+        of the database are SQLAlchemy's, and `ConfigurationError` says what cannot be.
         """
         given = list(tasks)
         parent = running.get()
@@ -186,6 +189,8 @@ class TaskHandler:
             admitted = [self._runner.admission.admit(task) for task in given]
         if not admitted:
             return []
+        if connection is not None:
+            return await self._transactions.add(admitted, connection)
         kept = await self._add_admitted(admitted)
         if self.message_queue.features.inline and parent is None:
             await self._worker.run_inline({task.queue_id for task in kept})
@@ -209,12 +214,14 @@ class TaskHandler:
         failure_policy: FailurePolicy = "continue",
         timeout: Seconds | None = None,
         entity: EntityRef | None = None,
+        connection: SqlConnection | None = None,
     ) -> str:
         """Run `steps` side by side, then `join` once with what became of each; the flow's id.
 
         Once it returns, the flow will come to its end as `add_tasks` promises for its tasks.
         `"abort"`: the first step that fails for good hands the join over at once. `timeout`: so do
         so many seconds. `entity`: what the whole flow works on, projected under the flow's id.
+        `connection`: as of `add_tasks`.
 
         Raises `InvalidFlowError` for what could never end or cannot be counted, and as `add_tasks`.
         Cancelling it, or an error, leaves unknown whether the flow was started.
@@ -229,6 +236,9 @@ class TaskHandler:
             flow, tasks = new_flow(
                 new_id(), steps, join, entity=entity, now=now, adopt=admit, **options
             )
+        if connection is not None:
+            await self._transactions.start_flow(flow, tasks, connection)
+            return flow.flow_id
         await self._add_flow(flow, tasks)
         if self.message_queue.features.inline and parent is None:
             await self._worker.run_inline({task.queue_id for task in tasks})
@@ -333,6 +343,7 @@ class TaskHandler:
 
     async def close(self) -> None:
         """Stop what serves, settle, deliver events. Safe to repeat."""
+        await self._transactions.close()
         await self._worker.close()
 
     @property

@@ -77,6 +77,7 @@ class Maturity:
             if not await self._cache.acquire_many([LOCK], self._owner, LOCK_TTL):
                 return 0
             await self._recover()
+            await self._fill()
             moved = await self._move()
             if self._flows is not None:
                 await self._tell(await self._flows.sweep())
@@ -97,6 +98,34 @@ class Maturity:
         count = await self._storage.recover_stale(now=self._clock.now(), stale_after=stale_after)
         if count:
             _log.warning("%d tasks were left by a worker that is gone; they run again", count)
+
+    async def _fill(self) -> None:
+        """Tasks that were `queued` on a queue whose engine knew nothing of it wait to be moved."""
+        for queue_id in self._queue.found_empty():
+            count = await self._unqueue(queue_id)
+            # Last: dying before, another worker does it again, which is harmless.
+            await self._queue.filled_again(queue_id)
+            if count:
+                _log.warning(
+                    "queue %r was new or came back empty; %d stored tasks go to it again",
+                    queue_id,
+                    count,
+                )
+
+    async def _unqueue(self, queue_id: str) -> int:
+        if not isinstance(self._storage, TaskArchive):
+            return 0
+        count, last = 0, None
+        while True:
+            found = await self._storage.search(
+                status=TaskStatus.QUEUED, queue_id=queue_id, limit=BATCH, after=last
+            )
+            if not found:
+                return count
+            ids = tuple(task.id for task in found)
+            refused = await self._storage.settle(Settlement(unqueued=ids))
+            count, last = count + len(ids) - len(refused), ids[-1]
+            await self._cache.acquire_many([LOCK], self._owner, LOCK_TTL)
 
     async def _move(self) -> int:
         """Due tasks of the storage to a separate queue. A queue that is its storage needs none."""

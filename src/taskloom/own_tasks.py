@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from taskloom.clock import Clock
 from taskloom.current import running
@@ -11,6 +11,9 @@ from taskloom.enqueue_options import EnqueueOptions, TaskFields
 from taskloom.flows import FlowStep
 from taskloom.identity import new_id
 from taskloom.task import Task
+
+if TYPE_CHECKING:
+    from taskloom.interfaces.transaction import SqlConnection
 
 __all__ = ["Door", "OwnTasks", "place_of", "tasks_of"]
 
@@ -23,7 +26,9 @@ class Door(Protocol):
         """What `delay` and `expires_in` count from."""
         ...
 
-    async def add_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]:
+    async def add_tasks(
+        self, tasks: Iterable[Task[Any]], *, connection: SqlConnection | None = None
+    ) -> list[Task[Any]]:
         """As on the handler."""
         ...
 
@@ -51,7 +56,7 @@ class OwnTasks:
             tasks = [Task(id=new_id(), payload=payload, **fields) for payload in payloads]
         else:
             tasks = [Task(payload=payload, **fields) for payload in payloads]
-        return await self.door.add_tasks(tasks)
+        return await self.door.add_tasks(tasks, connection=self._fields.connection)
 
     def step(self, payload: Any, where: str) -> FlowStep:
         """A step with this payload; `TypeError` for options that no step has."""

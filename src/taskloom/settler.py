@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import TypeAlias
@@ -68,10 +68,11 @@ class Settler:
         await self._commit.join()
 
     async def _settle(self, group: list[Settled]) -> list[None]:
-        try:
-            await self._until_done(group)
-        except Exception:
-            await self._one_by_one(group)
+        for part in _each_task_once(group):
+            try:
+                await self._until_done(part)
+            except Exception:
+                await self._one_by_one(part)
         return [None] * len(group)
 
     async def _one_by_one(self, group: list[Settled]) -> None:
@@ -164,6 +165,23 @@ class Settler:
 
     def _trusted_until(self, group: list[Settled]) -> float:
         return max(claim.trusted_until for claim in _claims(group))
+
+
+def _each_task_once(group: list[Settled]) -> Iterator[list[Settled]]:
+    """`group` in parts that hold no task twice, in order: what is refused is told by its id.
+
+    A task is there twice when its lease was lost, and it was claimed and run again here.
+    """
+    while group:
+        part: list[Settled] = []
+        later: list[Settled] = []
+        seen: set[str] = set()
+        for item in group:
+            id = item[0].delivery.task.id
+            (later if id in seen else part).append(item)
+            seen.add(id)
+        yield part
+        group = later
 
 
 def _claims(group: Iterable[Settled]) -> set[Claim]:

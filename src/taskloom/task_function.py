@@ -175,9 +175,9 @@ class TaskFunction(Enqueue[FunctionT_co]):
             await send_email.with_(delay=60, retries=5).enqueue("a@b.c", "Hi")
 
         `delay` or `at`, `expires_in`, `entity`, `log_context`, `partition_key`, `task_hash`,
-        `force_store`, `retries`, `retry_after`. Durations are seconds or a `timedelta` and count
-        from the call of `enqueue`; None is as if not given. `ValueError` names a wrong option. The
-        result may be kept and used again.
+        `force_store`, `retries`, `retry_after`, `connection`. Durations are seconds or a
+        `timedelta` and count from the call of `enqueue`; None is as if not given. `ValueError`
+        names a wrong option. The result may be kept and used again.
         """
         return Enqueue(self._signature, self._tasks.with_options(options))
 

@@ -111,7 +111,7 @@ def _redis(url: str, rest: str, clock: Clock) -> Parts:
         RedisStorage,
     )
 
-    server = RedisServer.from_url(url)  # keeps the time itself
+    server = RedisServer.from_url(url, clock=clock)
     return Parts(
         RedisQueue(server), RedisStorage(server), RedisCache(server), RedisFlowBarrier(server)
     )

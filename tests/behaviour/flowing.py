@@ -204,7 +204,7 @@ async def open_flow_engines(
         storage = InMemoryStorage(clock)
         parts = Parts(queue, storage, InMemoryCache(clock))
     elif kind == "redis":
-        server = RedisServer.from_url(url, prefix=f"test-{new_id()}")
+        server = RedisServer.from_url(url, prefix=f"test-{new_id()}", clock=clock)
         parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
         barrier = RedisFlowBarrier(server)
     else:

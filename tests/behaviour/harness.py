@@ -224,7 +224,7 @@ async def open_engines(
     if kind == "memory":
         parts = Parts(InMemoryQueue(clock), InMemoryStorage(clock), InMemoryCache(clock))
     elif kind == "redis":
-        server = RedisServer.from_url(url, prefix=f"test-{new_id()}")
+        server = RedisServer.from_url(url, prefix=f"test-{new_id()}", clock=clock)
         parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
     else:
         database = SqlDatabase.from_url(url or f"sqlite:///{file}", clock=clock)

@@ -227,8 +227,8 @@ def _(original, task):
 
 
 @fault(SQLITE, "lost endings count", flow_settling, "_settle_tasks")
-def _(original, conn, plan, now, settle_part):
-    accepted = original(conn, plan, now, settle_part)
+def _(original, conn, plan, now, settle_part, changes):
+    accepted = original(conn, plan, now, settle_part, changes)
     return replace(accepted, endings=list(plan.plan.endings))
 
 
@@ -243,7 +243,7 @@ def _(original, flow):
 
 
 @fault(SQLITE, "nobody hands over the join", flow_settling, "_hand_over")
-def _(original, conn, ready, now):
+def _(original, conn, ready, now, changes):
     return []
 
 
@@ -253,14 +253,14 @@ def _(original, conn, changed):
     original(conn, again)
 
 
-@fault(SQLITE, "the news are of a join that was not added", flow_settling.adding, "add")
-def _(original, conn, rows):
-    return original(conn, [row for row in rows if row[2] != "join"])
+@fault(SQLITE, "the news are of a join that was not added", flow_settling.adding, "insert")
+def _(original, conn, rows, changes):
+    return original(conn, [row for row in rows if row[2] != "join"], changes)
 
 
-@fault(SQLITE, "a join that runs is written over", flow_settling.adding, "add")
-def _(original, conn, rows):
-    return flow_settling.adding.put_over(conn, rows)
+@fault(SQLITE, "a join that runs is written over", flow_settling.adding, "insert")
+def _(original, conn, rows, changes):
+    return flow_settling.adding.put_over(conn, rows, changes)
 
 
 @fault(SQLITE, "a failure never aborts", flow_settling, "_say")
@@ -297,13 +297,13 @@ def _(original, endings):
 
 
 @fault(SQLITE, "an abort leaves what waits", flow_settling, "_cancel_the_rest")
-def _(original, conn, ended, steps, now):
+def _(original, conn, ended, steps, now, changes):
     return {}
 
 
 @fault(SQLITE, "an abort cancels what runs", flow_settling, "_cancel_the_rest")
-def _(original, conn, ended, steps, now):
-    cancelled = original(conn, ended, steps, now)
+def _(original, conn, ended, steps, now, changes):
+    cancelled = original(conn, ended, steps, now, changes)
     conn.exec_driver_sql("UPDATE taskloom_tasks SET status = 'cancelled', due_at = NULL")
     return cancelled
 
@@ -329,8 +329,8 @@ def _(original, row):
 
 
 @fault(SQLITE, "a settle that finds a flow ready leaves it", flow_settling, "_hand_over")
-def _(original, conn, ready, now):
-    return original(conn, [flow for flow in ready if flow.ended_at == now], now)
+def _(original, conn, ready, now, changes):
+    return original(conn, [flow for flow in ready if flow.ended_at == now], now, changes)
 
 
 @fault(SQLITE, "an index that is nobody's is an error", flows, "advance")
@@ -360,9 +360,9 @@ def _(original, conn, changed):
 
 
 @fault(SQLITE, "a lost lease is an error", settling, "settle")
-def _(original, conn, plan, now):
+def _(original, conn, plan, now, changes):
     try:
-        return original(conn, plan, now)
+        return original(conn, plan, now, changes)
     except settling.LeaseLostError:
         raise ValueError from None
 

@@ -12,12 +12,14 @@ from taskloom.redis import (
     RedisFlowBarrier,
     RedisQueue,
     RedisServer,
+    RedisShardLocks,
     RedisStorage,
 )
 from taskloom.testing import (
     BarrierConformance,
     CacheConformance,
     QueueConformance,
+    ShardLocksConformance,
     StorageConformance,
 )
 
@@ -57,3 +59,10 @@ class TestRedisFlowBarrier(BarrierConformance):
     async def barrier(self, server: RedisServer) -> AsyncIterator[RedisFlowBarrier]:
         async with RedisFlowBarrier(server) as barrier:
             yield barrier
+
+
+class TestRedisShardLocks(ShardLocksConformance):
+    @pytest.fixture
+    async def locks(self, server: RedisServer) -> AsyncIterator[RedisShardLocks]:
+        async with RedisShardLocks(server) as locks:
+            yield locks

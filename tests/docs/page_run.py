@@ -9,6 +9,7 @@
   first task id that was printed last. `^C` stops a command that does not end by itself, once all
   that is shown above it has come. Where they end by themselves, `taskloom …` and `python file.py`
   run in this process: starting Python for each would take longer than all the rest.
+- `postgresql://…` and `redis://…` are real databases, empty at first; see `page_servers`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from page_servers import CLIENTS, PageServers
 from pages import Block
 
 from taskloom.cli import main
@@ -49,12 +51,15 @@ _STOPPED = "^C"
 
 
 class PageRun:
-    """What the blocks of a page share: a directory, a namespace, an event loop."""
+    """What the blocks of a page share: a directory, a namespace, an event loop, databases."""
 
-    def __init__(self, directory: Path, module: ModuleType, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, directory: Path, module: ModuleType, runner: asyncio.Runner, servers: PageServers
+    ) -> None:
         self._directory = directory
         self._module = module
         self._runner = runner
+        self._servers = servers
         self._printed = ""
         self._last_id = ""
 
@@ -65,7 +70,7 @@ class PageRun:
             assert missing is None, f"{place(block)}: not printed: {missing}\n{self._printed}"
         elif block.title is not None:
             with (self._directory / block.title).open("a") as file:
-                file.write(block.text)
+                file.write(self._servers.real(block.text))
         elif block.language == "python":
             self._run_python(block)
         elif block.language == "console":
@@ -74,7 +79,7 @@ class PageRun:
 
     def _run_python(self, block: Block) -> None:
         # Blank lines in front, so that a traceback names the line of the page.
-        source = "\n" * (block.line - 1) + block.text
+        source = "\n" * (block.line - 1) + self._servers.real(block.text)
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         code = compile(source, str(block.page), "exec", flags=flags, dont_inherit=True)
         printed = io.StringIO()
@@ -83,14 +88,15 @@ class PageRun:
                 self._runner.run(_await(code, vars(self._module)))
             else:
                 exec(code, vars(self._module))
-        self._printed = printed.getvalue()
+        self._printed = self._servers.shown(printed.getvalue())
 
     def _run_command(self, block: Block, command: str, shown: list[str]) -> None:
-        command = re.sub(r"\bID\b", lambda _: self._last_id, command)
+        command = self._servers.real(re.sub(r"\bID\b", lambda _: self._last_id, command))
         if _IN_PROCESS.match(command) and not _is_stopped(shown):
             printed, exit_code = self._run_here(command)
         else:
             printed, exit_code = self._runner.run(self._execute(command, shown))
+        printed = self._servers.shown(printed)
         expected = [line for line in shown if line.strip() != _STOPPED]
         missing = first_missing(expected, printed.splitlines())
         report = f"{place(block)}: $ {command} (exit code {exit_code})"
@@ -132,7 +138,11 @@ class PageRun:
     async def _execute(self, command: str, shown: list[str]) -> tuple[str, int]:
         """All that a command prints, and its exit code."""
         process = await asyncio.create_subprocess_shell(
-            f"exec {command}", stdout=PIPE, stderr=STDOUT, cwd=self._directory, env=_environment()
+            f"exec {_with_client(command)}",
+            stdout=PIPE,
+            stderr=STDOUT,
+            cwd=self._directory,
+            env=_environment(),
         )
         assert process.stdout is not None
         stops = [line.strip() for line in shown].index(_STOPPED) if _is_stopped(shown) else None
@@ -140,7 +150,7 @@ class PageRun:
         try:
             async with asyncio.timeout(LIMIT):
                 async for line in process.stdout:
-                    lines.append(line.decode().rstrip("\n"))
+                    lines.append(self._servers.shown(line.decode().rstrip("\n")))
                     if stops is not None and first_missing(shown[:stops], lines) is None:
                         process.send_signal(signal.SIGINT)
                         stops = None
@@ -159,6 +169,12 @@ async def _await(code: Any, namespace: dict[str, Any]) -> None:
 
 def _is_stopped(shown: list[str]) -> bool:
     return any(line.strip() == _STOPPED for line in shown)
+
+
+def _with_client(command: str) -> str:
+    program, space, arguments = command.partition(" ")
+    found = CLIENTS.get(program)
+    return command if found is None else f"{found()}{space}{arguments}"
 
 
 def _environment() -> dict[str, str]:

@@ -6,11 +6,13 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from page_run import PageRun, first_missing
+from page_servers import PageServers, servers_for
 from pages import DOCS, PAGES, ROOT, Block, blocks_of, name_of
 
 WIDTH = 82
@@ -20,15 +22,21 @@ _RUNNABLE = [page for page in PAGES if any(b.language for b in blocks_of(page))]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PageRun]:
+def run(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Iterator[PageRun]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     module = ModuleType("a_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # annotations are looked up there
     for name in [name for name in os.environ if name.startswith("TASKLOOM")]:
         monkeypatch.delenv(name)
-    with asyncio.Runner() as runner:
-        page_run = PageRun(tmp_path, module, runner)
+    folder = tmp_path_factory.mktemp("servers")
+    with asyncio.Runner() as runner, servers_for(runner, request, folder) as servers:
+        page_run = PageRun(tmp_path, module, runner, servers)
         yield page_run
     page_run.forget_modules()
 
@@ -41,7 +49,7 @@ def test_the_examples_of_a_page_run_in_order(page: Path, run: PageRun) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_says_what_it_is(page: Path) -> None:
-    known = {"python", "console", "text", "ini", "sh"}
+    known = {"python", "console", "text", "ini", "sh", "sql"}
     assert {block.language for block in blocks_of(page)} <= known
 
 
@@ -69,6 +77,25 @@ def test_an_example_that_is_wrong_is_noticed(
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         run.run(Block(Path("page.md"), 1, language, None, text))
+
+
+def test_an_example_on_a_server_runs_there(run: PageRun) -> None:
+    text = (
+        "$ psql postgresql://shop/a -c 'SELECT 1 AS one'\none\n$ redis-cli -u redis://b PING\nPONG"
+    )
+    run.run(Block(Path("page.md"), 1, "console", None, text))
+    with pytest.raises(AssertionError, match="not printed: two"):
+        run.run(Block(Path("page.md"), 1, "console", None, text.replace("\none", "\ntwo")))
+
+
+def test_each_url_of_a_page_is_a_database_of_its_own() -> None:
+    made = iter(["postgresql://here/1", "postgresql://here/2"])
+    with PageServers({"postgresql": lambda: nullcontext(next(made))}) as servers:
+        said = "a('postgresql://old/x') b('postgresql://new/x?ssl=require') rediss://left/0"
+        real = servers.real(f"{said} {said}")
+        there = "a('postgresql://here/1') b('postgresql://here/2?ssl=require') rediss://left/0"
+        assert real == f"{there} {there}"
+        assert servers.shown(real) == f"{said} {said}"
 
 
 def test_output_that_is_not_printed_is_noticed(run: PageRun) -> None:

@@ -22,7 +22,9 @@ class Rules(Struct, frozen=True):
     """Beyond the lease, until what a killed process ran starts again."""
     skew: float = 0.05
     beside: bool = False
-    """Flows and projections are in a file beside that of the tasks: more transactions."""
+    """Flows and projections are not in the transactions of the tasks: more of them."""
+    apart: bool = False
+    """Queue and storage are two things: adding takes steps, and not every task has a row."""
 
 
 class Violation(Struct, frozen=True):

@@ -81,6 +81,8 @@ class Generator:
         elif kind.startswith("flow"):
             body |= self._flow(kind) | payload
         self._times(spec, fields)
+        # Where queue and storage are two things, half of the tasks are in both.
+        fields["force_store"] = self._made % 2 == 0
         task = Task(
             type=kind,
             queue_id=QUEUE,

@@ -11,7 +11,7 @@ from recorder import Event, Spec
 
 __all__ = ["HARD", "Claimed", "History", "Run", "Settled", "read_history"]
 
-HARD = frozenset({"kill", "stop", "cont", "stall", "block", "insist", "own-end"})
+HARD = frozenset({"kill", "stop", "cont", "stall", "block", "insist", "own-end", "cut"})
 """Faults after which a run that had ended may come again: its outcome may not have been written.
 
 A `term` is none of them: what ended before or during an orderly shutdown stays settled.
@@ -82,7 +82,11 @@ class History:
         self.claims: dict[str, list[Claimed]] = defaultdict(list)
         self.released: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self.settled: dict[str, list[Settled]] = defaultdict(list)
+        self.rows: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        """What a storage apart from the queue has written about a task, and when it said so."""
         self.faults: dict[int, list[tuple[float, str]]] = defaultdict(list)
+        self.spans: dict[int, list[tuple[float, float, str]]] = defaultdict(list)
+        """Faults that lasted: from when until when, and what; all of them are hard."""
         self.deaths: dict[int, float] = {}
         self.left: list[Event] = []
         self.changes: list[Event] = []
@@ -105,7 +109,12 @@ class History:
                 break
             if not hard or word in HARD:
                 return word
-        return ""
+        spans = self.spans.get(pid, [])
+        return next((word for since, t, word in spans if since < start and t > end), "")
+
+    def cut_between(self, pid: int, start: float, end: float) -> bool:
+        """Whether `pid` may not have heard what its server answered."""
+        return any(word == "cut" and start <= t <= end for t, word in self.faults.get(pid, ()))
 
     def take(self, event: Event) -> None:
         """One event; they come in order of time."""
@@ -121,6 +130,9 @@ class History:
                     self.spawned[child] = event.task
             case "claim" | "extend" | "release" | "settle":
                 self._lease(event)
+            case "row":
+                for id, _, status in event.keys:
+                    self.rows[id].append((event.t, status))
             case "add.invoke":
                 self.calls[event.call] = Call(event.specs)
                 self.specs.update((spec.id, spec) for spec in event.specs)
@@ -165,6 +177,8 @@ class History:
     def _fault(self, event: Event) -> None:
         # Noticed when it was over: it lasted from `since` on.
         times = {event.t, event.since or event.t}
+        if event.since:
+            self.spans[event.target].append((event.since, event.t, event.word))
         self.faults[event.target].extend((t, event.word) for t in times)
         if event.word in ("kill", "own-end"):
             self.deaths.setdefault(event.target, event.t)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import sqlite3
-from contextlib import closing
 from functools import partial
 
 from generator import Generator, add
@@ -89,7 +87,7 @@ async def stopped_in_its_body(rig: Rig, **options: str) -> int:
         made = Generator(0).make("stops-itself")
         await add(rig.loom, rig.recorder, [made])
         await rig.until("fault", partial(_stops, pid))
-        if _can_write(rig):
+        if rig.place.is_free():
             return pid
         rig.signal(pid, signal.SIGCONT, "cont")
         await rig.drain()
@@ -99,13 +97,3 @@ async def stopped_in_its_body(rig: Rig, **options: str) -> int:
 
 def _stops(pid: int, event: Event) -> bool:
     return event.word == "stop" and event.pid == pid
-
-
-def _can_write(rig: Rig) -> bool:
-    with closing(sqlite3.connect(rig.file, timeout=0.5, isolation_level=None)) as db:
-        try:
-            db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-        db.execute("ROLLBACK")
-        return True

@@ -88,6 +88,8 @@ class Final(Struct, omit_defaults=True):
     flow: FlowPart | None = None
     told: str | None = None
     """What the projection says; None: the task is on no entity."""
+    stored: bool = True
+    """False: no row was ever wanted, and only the queue knows that it has ended."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -1,4 +1,4 @@
-"""The rig: real processes on one SQLite file, a recorder outside of them, and the verdict."""
+"""The rig: real processes on one engine, a recorder outside of them, and the verdict."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import sqlite3
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,14 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import rows
 from checker import Rules, Violation, check
+from endings import final_of, without_rows
+from history import read_history
+from msgspec.structs import replace
 from nursery import MAIN, Nursery
-from recorder import Event, Final, FlowPart, Reader, Recorder
-from worker_main import Order
+from places import PLACES, Place
+from recorder import Event, Final, Reader, Recorder
+from worker_main import NEAR, Order
 
-from taskloom import Loom, Task, flow_results
-from taskloom.sql import SqlFlowBarrier, SqlProjections, SqlStorage
+from taskloom import Loom, Task, TaskHandlerConfig
 
 __all__ = ["OpenRig", "Rig", "rig_on", "seed_of"]
 
@@ -39,17 +39,20 @@ def seed_of(default: int) -> int:
 class Rig:
     """Processes by their pid, and what they did. Made by `rig_on`."""
 
-    def __init__(self, nursery: Nursery, directory: Path, rules: Rules, file: Path) -> None:
+    def __init__(
+        self, nursery: Nursery, directory: Path, rules: Rules, engine: str, url: str
+    ) -> None:
         self._nursery = nursery
         self.directory = directory
-        self.rules = rules
-        self.file = file
         for name in ("events", "marks"):
             (directory / name).mkdir(parents=True)
         self.recorder = Recorder(directory / "events", "rig")
         self.reader = Reader(directory / "events")
-        self.beside = directory / "flows.db" if rules.beside else None
-        self.loom = _loom(self.file, self.beside)
+        self.engine = engine
+        self.place: Place = PLACES[engine](url, directory, beside=rules.beside)
+        self.rules = replace(rules, beside=self.place.beside, apart=self.place.apart)
+        config = TaskHandlerConfig(storage_horizon=NEAR)
+        self.loom = Loom(None, **self.place.parts()._asdict(), config=config)
         self.alive: dict[int, asyncio.Future[int]] = {}
         """Workers and clients that have not ended; each result is the exit code."""
         self.kept: Callable[[], Order] | None = None
@@ -97,9 +100,9 @@ class Rig:
     def order(self, role: str = "worker", **options: Any) -> Order:
         """What a process of this rig is to be, with its rules."""
         rules = {"lease": self.rules.lease, "max_deliveries": self.rules.max_deliveries}
-        places = {"directory": str(self.directory), "file": str(self.file)}
-        places["beside"] = str(self.beside or "")
-        return Order(**({"role": role} | places | rules | options))
+        place = {"directory": str(self.directory), "engine": self.engine, "url": self.place.url}
+        place["beside"] = self.rules.beside
+        return Order(**({"role": role} | place | rules | options))
 
     def _give(self, order: Order) -> asyncio.Future[int]:
         self._orders += 1
@@ -176,7 +179,7 @@ class Rig:
     # The end
 
     async def drain(self, limit: float = PATIENCE) -> None:
-        """Wait until storage holds nothing that has not ended."""
+        """Wait until storage and queue hold nothing that has not ended."""
         async with asyncio.timeout(limit):
             while await self._open_tasks():
                 assert not self._broken, f"processes {self._broken} ended with an exception"
@@ -184,7 +187,8 @@ class Rig:
 
     async def _open_tasks(self) -> int:
         counts = await self.loom.handler.storage.counts()  # type: ignore[attr-defined]
-        return sum(n for (_, status), n in counts.items() if not status.terminal)
+        open_rows = sum(n for (_, status), n in counts.items() if not status.terminal)
+        return open_rows + await self.place.waiting()
 
     async def stop_workers(self) -> None:
         """SIGTERM to all; each must end with 0."""
@@ -199,13 +203,16 @@ class Rig:
         assert set(codes.values()) <= {0}, codes
 
     async def finals(self) -> list[Final]:
-        """Every task that storage knows."""
+        """Every task that storage knows, or a queue apart from it."""
         storage: Any = self.loom.handler.storage
-        told = rows.projections(self.beside or self.file)
+        told = await self.place.projections()
         tasks: list[Task[Any]] = []
         while page := await storage.search(limit=500, after=tasks[-1].id if tasks else None):
             tasks += page
-        return [_final(task, told) for task in tasks]
+        known = {task.id for task in tasks}
+        others = await self.place.acknowledged() - known
+        history = read_history(self.reader.history())
+        return [final_of(task, told) for task in tasks] + list(without_rows(others, history))
 
     async def figures(self) -> Counter[str]:
         """The public figures: tasks by status."""
@@ -219,32 +226,17 @@ class Rig:
         """Drain, stop, and check everything."""
         await self.drain()
         await self.stop_workers()
-        self._note_locks()
-        self._note_flows()
+        await self._note_the_rest()
         events, finals = self.reader.history(), await self.finals()
         return check(events, finals, self.rules, await self.figures())
 
-    def _note_locks(self) -> None:
-        """Leases and task locks that outlived the drain."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as db:
-            held = db.execute(
-                "SELECT id FROM taskloom_tasks WHERE due_at IS NOT NULL OR status = 'processing'"
-            ).fetchall()
-            now = int(time.time() * 1_000_000)
-            locks = db.execute(
-                "SELECT key FROM taskloom_cache WHERE key LIKE 'task_lock_%' AND "
-                "(expires_at IS NULL OR expires_at > ?)",
-                (now,),
-            ).fetchall()
-        for (name,) in held + locks:
+    async def _note_the_rest(self) -> None:
+        """Leases and locks that outlived the drain; how flows and projections changed and ended."""
+        for name in await self.place.held():
             self.recorder.write("left", task=name, word="a lease or a lock")
-
-    def _note_flows(self) -> None:
-        """How rows of flows and projections changed, and the flows that did not end."""
-        file = self.beside or self.file
-        for kind, id, old, new in rows.changes(file):
+        for kind, id, old, new in await self.place.changes():
             self.recorder.write("change", call=kind, task=id, word=f"{old} {new}")
-        for id, state in rows.flows(file).items():
+        for id, state in (await self.place.flows()).items():
             if state != "sent":
                 self.recorder.write("left", task=id, word=f"a flow that is {state}")
 
@@ -253,74 +245,28 @@ class Rig:
         return [event.word for event in self.of("log")]
 
 
-def _loom(file: Path, beside: Path | None) -> Loom:
-    if beside is None:
-        return Loom(f"sqlite:///{file}")
-    storage = SqlStorage.from_url(f"sqlite:///{beside}")
-    return Loom(
-        f"sqlite:///{file}",
-        flow_barrier=SqlFlowBarrier(storage),
-        entity_projections=SqlProjections(storage),
-    )
-
-
-def _final(task: Task[Any], told: dict[str, str]) -> Final:
-    payload = task.payload if isinstance(task.payload, dict) else {}
-    result = None if task.execution_result is msgspec.UNSET else task.execution_result
-    return Final(
-        task.id,
-        task.status.value,
-        result,
-        task.retry_count,
-        "poison" in task.execution_stats,
-        payload.get("parent", ""),
-        None if task.metadata.flow is None else _part(task),
-        _told(task, told),
-    )
-
-
-def _part(task: Task[Any]) -> FlowPart:
-    meta = task.metadata.flow
-    assert meta is not None, "asked for tasks of flows"
-    kind = "join" if meta.is_join else "sentinel" if meta.is_timeout else "step"
-    part = FlowPart(meta.flow_id, kind, meta.step_index, meta.total_steps, meta.failure_policy)
-    if kind == "join":
-        results = flow_results(task)
-        part.aborted, part.timed_out = results.aborted, results.timed_out
-        part.lost = results.barrier_lost
-        part.steps = [(step.step_index, step.status, step.result) for step in results.steps]
-    return part
-
-
-def _told(task: Task[Any], told: dict[str, str]) -> str | None:
-    """What the projection of a task says; a join's is that of its flow."""
-    meta = task.metadata.flow
-    if meta is not None and meta.is_join:
-        return told.get(meta.flow_id, "") if meta.entity is not None else None
-    return told.get(task.id, "") if task.entity is not None else None
-
-
 class OpenRig(Protocol):
-    """`async with open_rig(directory, rules, file=...) as rig`."""
+    """`async with open_rig(directory, rules, engine="postgresql") as rig`.
+
+    `url` is where the tasks are, empty and nobody else's; without one a place is found.
+    """
 
     def __call__(
-        self, directory: Path, rules: Rules | None = None, *, file: Path | None = None
+        self, directory: Path, rules: Rules | None = None, *, engine: str = "sqlite", url: str = ""
     ) -> AbstractAsyncContextManager[Rig]: ...
 
 
 @asynccontextmanager
 async def rig_on(
-    nursery: Nursery, directory: Path, rules: Rules | None = None, *, file: Path | None = None
+    nursery: Nursery, directory: Path, rules: Rules | None, engine: str, url: str
 ) -> AsyncIterator[Rig]:
-    """A rig, open; every process it started has ended when this is left.
-
-    `file` is where the tasks are, if not in `directory`.
-    """
-    rig = Rig(nursery, directory, rules or Rules(), file or directory / "tasks.db")
+    """A rig, open; every process it started has ended when this is left."""
+    rig = Rig(nursery, directory, rules or Rules(), engine, url)
     nursery.listen(rig.hear)
     try:
         async with rig.loom:
-            rows.watch(rig.beside or rig.file)
+            await rig.place.begin()
             yield rig
     finally:
         await rig.close()
+        await rig.place.clear()

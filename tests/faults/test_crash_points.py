@@ -16,8 +16,6 @@ have no place between two calls. They are reached inside the transaction, or fal
 from __future__ import annotations
 
 import signal
-import sqlite3
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -136,7 +134,7 @@ async def test_a_worker_dies_while_it_sets_a_record_aside(
         for _ in range(TIMES):
             spec, bad = generator.make()
             await rig.loom.add_tasks([bad])
-            _spoil(rig.file, spec.id)
+            await rig.place.spoil(spec.id)
             await add(rig.loom, rig.recorder, [generator.make() for _ in range(5)])
             pid = await rig.start(crash=point)
             assert await rig.ended(pid) == KILLED
@@ -171,10 +169,3 @@ async def _all_is_well(rig: Rig, seed: int) -> None:
     await rig.start()
     violations = await rig.verdict()
     assert not violations, f"seed {seed}:\n" + "\n".join(map(str, violations))
-
-
-def _spoil(file: Path, id: str) -> None:
-    """Make a stored task unreadable."""
-    with closing(sqlite3.connect(file, timeout=10)) as db, db:
-        db.execute("PRAGMA wal_autocheckpoint = 0")
-        db.execute("UPDATE taskloom_tasks SET body = '{spoilt' WHERE id = ?", (id,))

@@ -11,21 +11,28 @@ from history import read_history
 from nemesis import Nemesis
 from rig import OpenRig, Rig, seed_of
 
-FLOWS = 200
 STEPS = 10
 KILLS = 15
+CASES = [
+    pytest.param("sqlite", False, 200, id="one file"),
+    # With a barrier on a file of its own it takes more transactions.
+    pytest.param("sqlite", True, 50, id="a barrier beside"),
+    pytest.param("postgresql", False, 50, id="postgresql"),
+    pytest.param("redis", True, 50, id="redis"),
+]
+"""The engine, whether flows are outside the transactions of the tasks, and how many flows."""
 WORKERS = 3
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("beside", [False, True], ids=["one file", "a barrier beside"])
-async def test_every_flow_has_one_join(tmp_path: Path, open_rig: OpenRig, beside: bool) -> None:
-    """With a barrier on a file of its own it takes more transactions: fewer flows there."""
+@pytest.mark.parametrize(("engine", "beside", "flows"), CASES)
+async def test_every_flow_has_one_join(
+    tmp_path: Path, open_rig: OpenRig, engine: str, beside: bool, flows: int
+) -> None:
     seed = seed_of(71)
-    flows = FLOWS // 4 if beside else FLOWS
     # A busy machine must not cost a living worker its lease, and no flow is what kills them.
     rules = Rules(lease=2.0, max_deliveries=KILLS + 3, beside=beside)
-    async with open_rig(tmp_path / "rig", rules) as rig:
+    async with open_rig(tmp_path / "rig", rules, engine=engine) as rig:
         generator = Generator(seed, busy=0.1)
         await rig.keep_workers(WORKERS)
         for _ in range(flows // 10):

@@ -50,7 +50,7 @@ def files_limited(size: int) -> Iterator[None]:
 
 
 async def test_a_full_disk(small_disk: Path, tmp_path: Path, open_rig: OpenRig) -> None:
-    async with open_rig(tmp_path / "rig", file=small_disk / "tasks.db") as rig:
+    async with open_rig(tmp_path / "rig", url=f"sqlite:///{small_disk}/tasks.db") as rig:
         generator = Generator(71)
         await _until_full(rig, generator)
         (small_disk / "filler").unlink()
@@ -94,5 +94,5 @@ async def _goes_on(rig: Rig, generator: Generator) -> None:
     await rig.start()
     violations = await rig.verdict()
     assert not violations, "\n".join(map(str, violations))
-    with closing(sqlite3.connect(rig.file)) as db:
+    with closing(sqlite3.connect(rig.place.file)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -23,9 +23,12 @@ RULES = Rules(max_deliveries=8)
 
 
 @pytest.mark.timeout(90 + 3 * KILLS)
-async def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, open_rig: OpenRig) -> None:
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql", "redis"])
+async def test_nothing_is_lost_and_nothing_doubled(
+    tmp_path: Path, open_rig: OpenRig, engine: str
+) -> None:
     seed = seed_of(20261121)
-    async with open_rig(tmp_path / "rig", RULES) as rig:
+    async with open_rig(tmp_path / "rig", RULES, engine=engine) as rig:
         await rig.keep_workers(WORKERS)
         nemesis = Nemesis(rig, seed, pace=PACE)
         tasks = KILLS * 25

@@ -33,14 +33,19 @@ async def _late_word(rig: Rig, guard: str) -> None:
     await rig.until("settle", lambda event: event.pid == first)
 
 
-async def _kills(rig: Rig, guard: str) -> None:
+async def _kills(rig: Rig, guard: str, tasks: int = 400) -> None:
     """Parents of both kinds, and workers that die among them."""
     generator = Generator(91, {"parent": 1, "eager": 1}, busy=0.1)
     await rig.keep_workers(2, without=guard)
-    for made in generator.batches(400, largest=40):
+    for made in generator.batches(tasks, largest=40):
         await add(rig.loom, rig.recorder, made)
     await rig.until("settle")
     await Nemesis(rig, seed_of(91), pace=0.15).kill(6)
+
+
+async def _kills_among_fewer(rig: Rig, guard: str) -> None:
+    """Servers take longer for each of them."""
+    await _kills(rig, guard, tasks=200)
 
 
 async def _long_tasks(rig: Rig, guard: str) -> None:
@@ -82,13 +87,19 @@ async def _step_deaths(rig: Rig, guard: str) -> None:
 
 
 CASES = [
-    ("fencing", _late_word, {"I7"}),
-    ("acknowledge-last", _kills, {"I4", "I15"}),
-    ("derived-ids", _kills, {"I15"}),
-    ("leases", _long_tasks, {"I5", "I6"}),
-    ("release-not-counted", _shutdown, {"I8"}),
-    ("join-is-a-state", _join_deaths, {"I9"}),
-    ("count-with-settle", _step_deaths, {"I9"}),
+    ("fencing", _late_word, {"I7"}, "sqlite"),
+    ("acknowledge-last", _kills, {"I4", "I15"}, "sqlite"),
+    ("derived-ids", _kills, {"I15"}, "sqlite"),
+    ("leases", _long_tasks, {"I5", "I6"}, "sqlite"),
+    ("release-not-counted", _shutdown, {"I8"}, "sqlite"),
+    ("join-is-a-state", _join_deaths, {"I9"}, "sqlite"),
+    ("count-with-settle", _step_deaths, {"I9"}, "sqlite"),
+    ("fencing", _late_word, {"I7"}, "postgresql"),
+    ("acknowledge-last", _kills_among_fewer, {"I4", "I15"}, "postgresql"),
+    ("derived-ids", _kills_among_fewer, {"I15"}, "postgresql"),
+    ("stream-fencing", _late_word, {"I7"}, "redis"),
+    ("acknowledge-after-storing", _kills_among_fewer, {"I4", "I15"}, "redis"),
+    ("derived-ids", _kills_among_fewer, {"I15"}, "redis"),
 ]
 
 
@@ -97,26 +108,35 @@ def _rules(run: object) -> Rules:
 
 
 @pytest.mark.parametrize(
-    ("guard", "run", "caught"), CASES, ids=[f"{case[0]} {case[1].__name__}" for case in CASES]
+    ("guard", "run", "caught", "engine"),
+    CASES,
+    ids=[f"{guard} {run.__name__} {engine}" for guard, run, _, engine in CASES],
 )
 async def test_it_is_caught(
-    tmp_path: Path, open_rig: OpenRig, guard: str, run: object, caught: set[str]
+    tmp_path: Path, open_rig: OpenRig, guard: str, run: object, caught: set[str], engine: str
 ) -> None:
-    async with open_rig(tmp_path / "rig", _rules(run)) as rig:
+    async with open_rig(tmp_path / "rig", _rules(run), engine=engine) as rig:
         await run(rig, guard)  # type: ignore[operator]
         violations = await rig.verdict()
         found = _invariants(violations)
         assert found & caught, f"seed {seed_of(91)}: only {found}"
 
 
+RUNS_ON_SERVERS = [_late_word, _kills_among_fewer]
 RUNS = [_late_word, _kills, _long_tasks, _shutdown, _join_deaths, _step_deaths]
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("run", "engine"),
+    [
+        *((run, "sqlite") for run in RUNS),
+        *((run, engine) for run in RUNS_ON_SERVERS for engine in ("postgresql", "redis")),
+    ],
+)
 async def test_the_same_runs_are_clean_with_every_guard_in_place(
-    tmp_path: Path, open_rig: OpenRig, run: object
+    tmp_path: Path, open_rig: OpenRig, run: object, engine: str
 ) -> None:
-    async with open_rig(tmp_path / "rig", _rules(run)) as rig:
+    async with open_rig(tmp_path / "rig", _rules(run), engine=engine) as rig:
         await run(rig, "")  # type: ignore[operator]
         violations = await rig.verdict()
         assert not violations, f"seed {seed_of(91)}:\n" + "\n".join(map(str, violations))

@@ -11,32 +11,64 @@ from generator import Generator, add
 from nemesis import Nemesis, stopped_in_its_body
 from rig import OpenRig, seed_of
 
+ENGINES = ["sqlite", "postgresql", "redis"]
+REFUSED = "WARNING 1 outcomes came after their lease was lost; refused"
+
 
 def _refusals(told: list[str]) -> list[str]:
     return [text for text in told if "refused" in text]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_what_a_stopped_worker_reports_later_is_refused(
-    tmp_path: Path, open_rig: OpenRig
+    tmp_path: Path, open_rig: OpenRig, engine: str
 ) -> None:
     """The body ends the moment it goes on: its outcome is on the way before anything else is."""
-    async with open_rig(tmp_path / "rig") as rig:
+    async with open_rig(tmp_path / "rig", engine=engine) as rig:
         first = await stopped_in_its_body(rig)
         second = await rig.start()
         await rig.until("run.end", lambda event: event.pid == second)
         await rig.drain()  # the second one's outcome stands
         rig.signal(first, signal.SIGCONT, "cont")
-        settles = await rig.until("settle", lambda event: event.pid == first)
-        assert [word for event in settles for _, _, word in event.keys] == ["executed refused"]
+        await rig.until("log", lambda event: event.pid == first and event.word == REFUSED)
+        said = [event.keys for event in rig.of("settle") if event.pid == first]
+        words = [word for keys in said for _, _, word in keys]
+        assert words == ["done refused" if rig.place.apart else "executed refused"]
         assert not await rig.verdict()
-        assert "WARNING 1 outcomes came after their lease was lost; refused" in rig.told()
         assert [event.pid for event in rig.of("run.end")][-2:] == [second, first]
 
 
-async def test_workers_are_stopped_at_random_under_load(tmp_path: Path, open_rig: OpenRig) -> None:
+LAST_WORD = {"sqlite": "settle.before", "postgresql": "settle.before", "redis": "ack.before"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_acknowledgement_that_comes_too_late_is_refused(
+    tmp_path: Path, open_rig: OpenRig, engine: str
+) -> None:
+    """It trusted its lease when it began the call, and stopped before the engine had it."""
+    async with open_rig(tmp_path / "rig", engine=engine) as rig:
+        first = await rig.start(crash=LAST_WORD[engine], stops=True)
+        spec, task = Generator(0).make("plain", **{"for": 0.0})
+        await add(rig.loom, rig.recorder, [(spec, task)])
+        await rig.until("fault", lambda event: event.word == "stop")
+        second = await rig.start()
+        await rig.until("settle", lambda event: event.pid == second)
+        rig.signal(first, signal.SIGCONT, "cont")
+        [late] = await rig.until("settle", lambda event: event.pid == first)
+        [(id, _, word)] = late.keys
+        assert id == spec.id
+        assert word.endswith(" refused")
+        await rig.until("log", lambda event: event.pid == first and event.word == REFUSED)
+        assert not await rig.verdict()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_workers_are_stopped_at_random_under_load(
+    tmp_path: Path, open_rig: OpenRig, engine: str
+) -> None:
     seed = seed_of(31)
     rules = Rules(max_deliveries=8)
-    async with open_rig(tmp_path / "rig", rules) as rig:
+    async with open_rig(tmp_path / "rig", rules, engine=engine) as rig:
         for _ in range(3):
             await rig.start()
         client = await rig.start("client", seed=seed, count=500, pause=0.03)

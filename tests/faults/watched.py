@@ -1,32 +1,27 @@
-"""A SQLite storage that notes what it answers, and at which a process can be made to die.
-
-The parts of Taskloom are subclassed at their public methods; the library itself has no hooks.
-"""
+"""A SQL storage that notes what it answers, and at which a process can be made to die."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from recorder import Recorder
-from sqlalchemy import Connection
+from crashing import CrashPoint, Watch, retries
+from sqlalchemy import Connection, event
 
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
 from taskloom.sql import SqlDatabase, SqlStorage
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["CrashPoint", "WatchedDatabase", "WatchedStorage"]
+__all__ = ["Arm", "WatchedStorage", "arm_postgres", "arm_sqlite", "make_storage"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SLOW = 0.3
-"""Seconds from which a call counts as a stall of its process: a third of a lease of one second."""
+Arm = Callable[[CrashPoint, Connection], None]
+"""Lets a process die in the middle, or at the start, of a statement of this transaction."""
 
 OPERATIONS = 5
 """Steps of SQLite's machine between two looks at whether to die inside a statement."""
@@ -42,64 +37,61 @@ _INSIDE = {
 """Statements of a settle that a process can die in the middle of, or at whose start."""
 
 
-class CrashPoint:
-    """`kill -9` of this process at the `nth` time it comes to `name`; "" never."""
+def _is_at(crash: CrashPoint, statement: str) -> bool:
+    inside = _INSIDE.get(crash.name)
+    if inside is None:
+        return False
+    verb, table = inside
+    return statement.lstrip().startswith(f"{verb} ") and table in statement
 
-    def __init__(self, name: str, nth: int, recorder: Recorder) -> None:
-        self.name = name
-        self._left = nth
-        self._recorder = recorder
-        self.in_transaction: str = ""
-        """The call whose transaction is under way, for points inside of it."""
 
-    def here(self, name: str) -> None:
-        """The process is at `name`."""
-        if name != self.name:
-            return
-        self._left -= 1
-        if self._left <= 0:
-            self.die()
+def arm_sqlite(crash: CrashPoint, conn: Connection) -> None:
+    """In the middle: while SQLite's machine runs the statement."""
+    if crash.name not in _INSIDE:
+        return
+    driver = conn.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
 
-    def die(self) -> None:
-        """End as a `kill -9` from outside would."""
-        self._recorder.write("fault", word="own-end", target=os.getpid(), call=self.name)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def die_within() -> int:
+        crash.here(crash.name)
+        return 0
 
-    def arm(self, driver: sqlite3.Connection) -> None:
-        """Inside a transaction: die in the middle, or at the start, of a statement of a kind."""
-        inside = _INSIDE.get(self.name)
-        if inside is None:
-            return
-        verb, table = inside
+    def watch(statement: str) -> None:
+        wanted = _is_at(crash, statement)
+        if wanted and crash.name.startswith("settle.at-"):
+            crash.here(crash.name)
+        driver.set_progress_handler(die_within if wanted else None, OPERATIONS)
 
-        def die_within() -> int:
-            self.here(self.name)
-            return 0
+    driver.set_trace_callback(watch)
 
-        def watch(statement: str) -> None:
-            wanted = statement.lstrip().startswith(f"{verb} ") and table in statement
-            if wanted and self.name.startswith("settle.at-"):
-                self.here(self.name)
-            driver.set_progress_handler(die_within if wanted else None, OPERATIONS)
 
-        driver.set_trace_callback(watch)
+def arm_postgres(crash: CrashPoint, conn: Connection) -> None:
+    """In the middle: the server has done the statement, and gets no other one."""
+    if crash.name not in _INSIDE:
+        return
+    starts = crash.name.startswith("settle.at-")
+
+    def watch(conn: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        if _is_at(crash, statement):
+            crash.here(crash.name)
+
+    event.listen(conn, "before_cursor_execute" if starts else "after_cursor_execute", watch)
 
 
 class WatchedDatabase(SqlDatabase):
     """Dies, if told to, when a transaction is written and not committed."""
 
     crash: CrashPoint
+    arm: Arm
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        crash, name = self.crash, work.__name__
+        crash, arm, name = self.crash, self.arm, work.__name__
 
         def watched(conn: Connection) -> T:
-            driver = conn.connection.dbapi_connection
-            assert isinstance(driver, sqlite3.Connection)
             if name == "settle":
-                crash.arm(driver)
+                arm(crash, conn)
             answer = work(conn, *args, **kwargs)
             crash.here(f"{name}.before-commit")
             return answer
@@ -110,34 +102,12 @@ class WatchedDatabase(SqlDatabase):
 class WatchedStorage(SqlStorage):
     """Notes claims, renewals, releases and settles with what the storage answered."""
 
-    def __init__(self, database: WatchedDatabase, recorder: Recorder, crash: CrashPoint) -> None:
+    def __init__(self, database: WatchedDatabase, watch: Watch) -> None:
         super().__init__(database)
-        database.crash = crash
-        self._recorder = recorder
-        self._crash = crash
-        self.draining = False
-
-    async def call(self, name: str, call: Coroutine[Any, Any, T]) -> tuple[T, float]:
-        """Await `call`, dying before or after it if told to; its answer, and when it began."""
-        since = time.monotonic()
-        try:
-            self._here(f"{name}.before")
-        except BaseException:
-            call.close()
-            raise
-        answer = await call
-        self._here(f"{name}.after")
-        if time.monotonic() - since > SLOW:
-            self._recorder.write("fault", word="stall", target=os.getpid(), since=since, call=name)
-        return answer, since
-
-    def _here(self, point: str) -> None:
-        self._crash.here(point)
-        if self.draining:
-            self._crash.here(f"drain.{point}")
+        self.watch = watch
 
     async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
-        return (await self.call("add", super().add(tasks)))[0]
+        return (await self.watch.around("add", super().add(tasks)))[0]
 
     async def claim_records(
         self, limit: int, *, lease: float, queue_id: str | None = None, now: datetime | None = None
@@ -151,28 +121,29 @@ class WatchedStorage(SqlStorage):
             if isinstance(each, Delivery)
         ]
         if keys:
-            self._recorder.write("claim", since=since, lease=lease, keys=keys)
-            self._here("claim.after")
+            self.watch.note("claim", since=since, lease=lease, keys=keys)
+            self.watch.here("claim.after")
         return found
 
     async def extend_leases(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
         call = super().extend_leases(deliveries, lease)
-        gone, since = await self.call("extend", call)
+        gone, since = await self.watch.around("extend", call)
         keys = _keys(deliveries, gone)
         if gone:
-            self._recorder.write("refused", word="extend", keys=_keys(gone, ()))
-        self._recorder.write("extend", since=since, lease=lease, keys=keys)
+            self.watch.note("refused", word="extend", keys=_keys(gone, ()))
+        self.watch.note("extend", since=since, lease=lease, keys=keys)
         return gone
 
     async def give_back(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0
     ) -> list[Delivery]:
-        gone, since = await self.call("release", super().give_back(deliveries, delay=delay))
-        self._recorder.write("release", since=since, keys=_keys(deliveries, gone))
+        call = super().give_back(deliveries, delay=delay)
+        gone, since = await self.watch.around("release", call)
+        self.watch.note("release", since=since, keys=_keys(deliveries, gone))
         return gone
 
     async def settle(self, plan: Settlement) -> list[str]:
-        refused, since = await self.call("settle", super().settle(plan))
+        refused, since = await self.watch.around("settle", super().settle(plan))
         self.note_settle(plan, refused, since)
         return refused
 
@@ -183,22 +154,23 @@ class WatchedStorage(SqlStorage):
             (e.delivery.task.id, e.delivery.receipt, _said(e.status, e.delivery.task.id in gone))
             for e in plan.endings
         ]
-        self._recorder.write("settle", since=since, keys=keys)
-        if any(ending.status is TaskStatus.SCHEDULED for ending in plan.endings):
-            self._here("settle-retry.after")
+        self.watch.note("settle", since=since, keys=keys)
+        if retries(plan.endings):
+            self.watch.here("settle-retry.after")
 
     async def set_aside(self, records: Sequence[UnreadableRecord]) -> None:
-        await self.call("set-aside", super().set_aside(records))
+        await self.watch.around("set-aside", super().set_aside(records))
 
     async def recover_stale(self, *, now: datetime, stale_after: float) -> int:
         call = super().recover_stale(now=now, stale_after=stale_after)
-        return (await self.call("recover", call))[0]
+        return (await self.watch.around("recover", call))[0]
 
 
-def make_storage(url: str, recorder: Recorder, crash: CrashPoint) -> WatchedStorage:
-    """A watched storage on a SQLite URL."""
+def make_storage(url: str, watch: Watch, arm: Arm) -> WatchedStorage:
+    """A watched storage by its URL."""
     database = WatchedDatabase.from_url(url)
-    return WatchedStorage(database, recorder, crash)
+    database.crash, database.arm = watch.crash, arm
+    return WatchedStorage(database, watch)
 
 
 def _said(status: TaskStatus, refused: bool) -> str:

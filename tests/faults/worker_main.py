@@ -24,40 +24,50 @@ from typing import Any
 import msgspec
 import planted
 from bodies import register
+from crashing import CrashPoint, Watch
 from generator import client
 from msgspec import Struct
+from places import PLACES
 from recorder import Recorder
-from watched import CrashPoint, WatchedStorage, make_storage
-from watched_flows import BarrierBeside, WatchedBarrier, WatchedProjections
+from sqlalchemy.dialects.postgresql import asyncpg as _asyncpg  # noqa: F401
 
-from taskloom import LifecycleConfig, Loom, TaskHandlerConfig, TaskLifecycleProvider
+from taskloom import LifecycleConfig, Loom, TaskHandlerConfig, TaskLifecycleProvider, maturity
 from taskloom.cli.serving import Moment, serve
 from taskloom.cli.stopping import Stops
-from taskloom.sql import SqlCache, SqlQueue, SqlStorage
+from taskloom.sql import postgres_connections as _postgres  # noqa: F401 (once, not in each process)
 
 STALL = 0.25
 """Seconds by which a turn of the loop may be late before that counts as a fault."""
+
+NEAR = 1.0
+"""Seconds from which a delayed task waits in the storage, where that is not the queue."""
+UPKEEP = 1.0, 3.0
+"""Seconds that the lock on upkeep lasts, and the lease on what moves from storage to queue."""
 
 
 class Order(Struct):
     """What a process is to be."""
 
     directory: str
-    file: str
+    engine: str
+    url: str
     role: str = "worker"
     number: int = 0
     lease: float = 1.0
     max_deliveries: int = 5
     grace: float = 10.0
+    stale_after: float = 172_800.0
     crash: str = ""
     nth: int = 1
+    stops: bool = False
+    """It stops at the crash point, and does not die there."""
     without: str = ""
     """The guard that is taken out of the library."""
     seed: int = 0
     count: int = 0
     pause: float = 0.0
-    beside: str = ""
-    """The file of flows and projections, if that is not `file`."""
+    beside: bool = False
+    """Flows and projections are outside the transactions of the tasks."""
 
 
 class RecordingHandler(logging.Handler):
@@ -93,39 +103,27 @@ class Process:
         self.recorder = Recorder(directory / "events", order.role)
         _log_to(self.recorder)
         planted.remove_guard(order.without)
-        self.crash = CrashPoint(order.crash, order.nth, self.recorder)
-        self.storage: WatchedStorage = make_storage(
-            f"sqlite:///{order.file}", self.recorder, self.crash
-        )
+        self.crash = CrashPoint(order.crash, order.nth, self.recorder, stops=order.stops)
+        place = PLACES[order.engine](order.url, directory, beside=order.beside)
+        parts = place.watched(Watch(self.recorder, self.crash))
         before = BeforeUserCode(self.crash) if order.crash == "body.before" else None
         self.loom = Loom(
             None,
-            queue=SqlQueue(self.storage),
-            storage=self.storage,
-            cache=SqlCache(self.storage.database),
-            **self._for_flows(),
+            **parts._asdict(),
             config=TaskHandlerConfig(
                 lease=order.lease,
                 max_deliveries=order.max_deliveries,
                 shutdown_grace_period=order.grace,
                 mature_interval=0.5,
+                storage_horizon=NEAR,
+                stale_after=order.stale_after,
                 lifecycle=LifecycleConfig(mode="sync", heartbeat_interval=1.0),
                 lifecycle_provider=before,
             ),
         )
+        # What a dead process held of the upkeep must not keep each test for half a minute.
+        maturity.LOCK_TTL, maturity.MOVE_LEASE = UPKEEP
         register(self.loom, self.recorder, directory / "marks")
-
-    def _for_flows(self) -> dict[str, Any]:
-        if not self.order.beside:
-            return {
-                "flow_barrier": WatchedBarrier(self.storage),
-                "entity_projections": WatchedProjections(self.storage, self.crash),
-            }
-        storage = SqlStorage.from_url(f"sqlite:///{self.order.beside}")
-        return {
-            "flow_barrier": BarrierBeside(storage, self.recorder, self.crash),
-            "entity_projections": WatchedProjections(storage, self.crash),
-        }
 
     def run(self) -> None:
         """Be it, to the end."""
@@ -145,7 +143,7 @@ class Process:
 
     def _said(self, moment: Moment) -> None:
         if moment == "stopping":
-            self.storage.draining = True
+            self.crash.draining = True
             self.recorder.write("worker.stopping")
             return
         loop = asyncio.get_running_loop()
@@ -168,12 +166,12 @@ def _log_to(recorder: Recorder) -> None:
 
 
 def _open_files() -> set[str]:
-    """The files this process has open, by name; the clock's and the interpreter's own left out."""
+    """Databases and connections that this process has open, by name."""
     names = set()
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             names.add(os.readlink(f"/proc/self/fd/{fd}"))
-    return {name for name in names if ".db" in Path(name).name}
+    return {name for name in names if ".db" in Path(name).name or name.startswith("socket:")}
 
 
 # The nursery.

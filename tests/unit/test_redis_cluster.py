@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from redis_server import free_cluster_port, free_port, redis_server
-from taskloom import Task
+from taskloom import QueueUnavailableError, Task
 from taskloom.flows import FlowStepResult
 from taskloom.outcomes import Delivery
 from taskloom.redis import (
@@ -18,6 +18,7 @@ from taskloom.redis import (
     RedisFlowBarrier,
     RedisQueue,
     RedisServer,
+    RedisShardLocks,
     RedisStorage,
 )
 
@@ -100,6 +101,10 @@ async def each_part_works(url: str) -> None:
         await barrier.init_barrier("f", 1)
         state = await barrier.record_steps("f", [FlowStepResult(0, "success")])
         assert state.remaining == 0
+    async with RedisShardLocks.from_url(url) as locks:
+        assert await locks.acquire_lock("s", "me", 60.0)
+        assert await locks.set_checkpoint("s", "1", "me")
+        assert await locks.get_checkpoint("s") == "1"
 
 
 async def test_on_a_cluster(cluster_url: str) -> None:
@@ -108,3 +113,38 @@ async def test_on_a_cluster(cluster_url: str) -> None:
 
 async def test_behind_sentinel(sentinel_url: str) -> None:
     await each_part_works(sentinel_url)
+
+
+async def test_after_a_fail_over_the_new_primary_is_used(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("primary", "replica", "watcher")]
+    for folder in folders:
+        folder.mkdir()
+    old, new, watching = free_port(), free_port(), free_port()
+    watch = f"sentinel monitor shop 127.0.0.1 {old} 1\nsentinel failover-timeout shop 5000"
+    with (
+        redis_server(folders[0], old) as first,
+        redis_server(folders[1], new, "--replicaof", "127.0.0.1", str(old)) as second,
+    ):
+        await until(second, "INFO", "'master_link_status': 'up'")
+        with redis_server(folders[2], watching, "--sentinel", config=watch) as watcher:
+            async with RedisQueue.from_url(f"redis+sentinel://127.0.0.1:{watching}/shop") as queue:
+                await queue.put("q", [Task(type="t", queue_id="q", payload=1)])
+                await until(watcher.removesuffix("/0"), "INFO", "slaves=1")
+                await ask(watcher.removesuffix("/0"), "SENTINEL FAILOVER", "shop")
+                await until(second, "INFO", "'role': 'master'")
+                await until(first, "INFO", "'role': 'slave'")
+                await put_until_taken(queue, 2)
+                found = await queue.claim("q", 9, lease=60.0)
+                assert [each.task.payload for each in found if isinstance(each, Delivery)] == [1, 2]
+                assert await ask(second, "EXISTS", queue.server.keys.queue("q").stream) == "1"
+
+
+async def put_until_taken(queue: RedisQueue, payload: int) -> None:
+    """Put it again, as one task, until a primary says that it has it."""
+    task = Task(type="t", queue_id="q", payload=payload)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await queue.put("q", [task])
+            except QueueUnavailableError:
+                await asyncio.sleep(0.05)

@@ -161,6 +161,8 @@ async def test_a_server_that_comes_back_empty_is_told_and_goes_on(
         await queue.open()
         await queue.put("q", [task(), task()])
         held = await take(queue)
+    with pytest.raises(QueueUnavailableError):
+        await queue.ack([held])
     with redis_server(tmp_path, port):
         assert await queue.ack([held]) == [held]
         claim = asyncio.create_task(queue.claim("q", 1, lease=60.0, wait=PATIENCE))
@@ -258,9 +260,9 @@ async def test_nothing_is_left_of_what_is_done(server: RedisServer) -> None:
 async def test_a_consumer_leaves_unless_it_holds_something(server: RedisServer) -> None:
     stream = server.keys.queue("q").stream
     idle, busy = RedisQueue(server), RedisQueue(server)
-    await busy.put("q", [task()])
+    await busy.put("q", [task(), task()])
     held = await take(busy)
-    await idle.claim("q", 1, lease=60.0)
+    assert await idle.ack([await take(idle)]) == []
     assert len(await server.client.xinfo_consumers(stream, "workers")) == 2
     await idle.close()
     await busy.close()

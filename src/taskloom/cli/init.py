@@ -12,13 +12,14 @@ __all__ = ["command"]
 
 
 def command(url: UrlOption = None, app: AppOption = None) -> None:
-    """Create the database's tables and indexes. Safe to repeat; a worker does it by itself."""
+    """Create the database's tables and indexes, or bring them up to date. Safe to repeat."""
     chosen = pick(url, app)
     if not chosen.loom.handler.message_queue.features.durable:
         raise UserError(f"{chosen.place} is the memory of one process: there is nothing to create.")
     new = chosen.file is not None and not chosen.file.exists()
 
     async def open_once() -> None:
+        await chosen.loom.upgrade()
         async with chosen.loom:
             pass
 

@@ -10,6 +10,7 @@ from taskloom.interfaces.flow_barrier import (
     FlowSettled,
 )
 from taskloom.interfaces.message_queue import MessageQueue, QueueFeatures
+from taskloom.interfaces.shard_locks import ShardLocks
 from taskloom.interfaces.task_storage import (
     CleanupStats,
     DeadRecord,
@@ -34,6 +35,7 @@ __all__ = [
     "MessageQueue",
     "QueueFeatures",
     "Settlement",
+    "ShardLocks",
     "TaskArchive",
     "TaskStorage",
     "UnreadableRecord",

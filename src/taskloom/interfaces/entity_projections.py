@@ -26,3 +26,7 @@ class EntityProjections(Opening, ABC):
     @abstractmethod
     async def upsert_projections(self, entries: Sequence[EntityTaskProjection]) -> None:
         """Write rows by `task_id`; the last of equal ids among `entries` that may is kept."""
+
+    def within(self, storage: TaskStorage) -> EntityProjections:
+        """These projections on `storage.within(...)`, in the same transaction; no I/O."""
+        raise NotImplementedError(f"{type(self).__name__} shares no storage")

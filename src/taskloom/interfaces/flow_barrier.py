@@ -141,6 +141,10 @@ class FlowBarrier(Opening, ABC):
     async def prune(self, *, sent_before: datetime, limit: int) -> int:
         """Forget at most `limit` flows whose join was handed over before a time. How many."""
 
+    def within(self, storage: TaskStorage) -> FlowBarrier:
+        """This barrier on `storage.within(...)`, in the same transaction; no I/O."""
+        raise NotImplementedError(f"{type(self).__name__} shares no storage")
+
     async def settle(self, plan: Settlement) -> FlowSettled:
         """`plan`, its flows and its steps in one transaction of `storage`.
 

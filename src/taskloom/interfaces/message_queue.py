@@ -108,6 +108,17 @@ class MessageQueue(Opening, ABC):
     async def depth(self, queue_id: str) -> int:
         """How many tasks are waiting and due: nothing in flight, nothing delayed."""
 
+    def found_empty(self) -> list[str]:
+        """Queues that the engine knew nothing of when they were claimed, until `filled_again`.
+
+        They are new, or it came back without its data: what a storage has as `queued` on them is
+        to be put again.
+        """
+        return []
+
+    async def filled_again(self, queue_id: str) -> None:
+        """What the storage knows of is on its way to a queue that was found empty."""
+
     # For those who use a queue without tasks' executors.
 
     async def consume_messages_batch(

@@ -14,6 +14,13 @@ class Opening:
     async def open(self) -> None:
         """Connect and create what is missing. Safe to repeat, and from many processes at once."""
 
+    async def upgrade(self) -> None:
+        """Bring up to date what an earlier version made, however long it takes; safe to repeat.
+
+        `open` does so itself where that is quick. Otherwise it raises `ConfigurationError`, telling
+        people to run `taskloom init`.
+        """
+
     async def close(self) -> None:
         """Let go of connections. Safe to repeat."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
 
+from taskloom.errors import ConfigurationError
 from taskloom.identity import new_id
 from taskloom.interfaces.opening import Opening
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
@@ -83,6 +84,24 @@ class TaskStorage(Opening, ABC):
     @abstractmethod
     async def set_aside(self, records: Sequence[UnreadableRecord]) -> None:
         """Keep the bytes of records that are not tasks. Safe to repeat."""
+
+    def within(
+        self, connection: Any, *, ended: Callable[[bool], None] | None = None
+    ) -> TaskStorage:
+        """This storage inside the transaction that a caller has under way on `connection`.
+
+            async with storage.within(connection) as inside:
+                await inside.add(tasks)
+
+        The caller commits or rolls back, after which `ended` is called on the event loop: False
+        says that nothing was committed; True, that what the storage now knows was. Opening it
+        raises `ConfigurationError` for a connection that leads elsewhere.
+        """
+        raise ConfigurationError(
+            f"connection: {type(self).__name__} has no transaction to be part of. Keep the tasks "
+            "in the database of that transaction (Loom('postgresql://...'), Loom('sqlite:///...')),"
+            " or add them after its commit"
+        )
 
     @abstractmethod
     async def open(self) -> None:

@@ -11,6 +11,14 @@ from taskloom.redis.cache import RedisCache
 from taskloom.redis.flow_barrier import RedisFlowBarrier
 from taskloom.redis.queue import RedisQueue
 from taskloom.redis.server import RedisServer
+from taskloom.redis.shard_locks import RedisShardLocks
 from taskloom.redis.storage import RedisStorage
 
-__all__ = ["RedisCache", "RedisFlowBarrier", "RedisQueue", "RedisServer", "RedisStorage"]
+__all__ = [
+    "RedisCache",
+    "RedisFlowBarrier",
+    "RedisQueue",
+    "RedisServer",
+    "RedisShardLocks",
+    "RedisStorage",
+]

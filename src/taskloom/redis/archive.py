@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,9 +17,9 @@ from taskloom.redis.scripts import pack
 from taskloom.redis.server import RedisServer
 from taskloom.task import EntityRef, Task, TaskStatus
 
-__all__ = ["RedisArchive"]
+__all__ = ["BATCH", "RedisArchive"]
 
-_BATCH = 1_000
+BATCH = 1_000
 """What one script changes at most: others wait while it runs."""
 
 _FIELDS = frozenset(Task.__struct_fields__) - {"id"}
@@ -56,9 +56,9 @@ class RedisArchive(TaskArchive):
         """Run a script again and again until it changes less than a batch; how much it changed."""
         total = 0
         while True:
-            changed: int = await self.run(script, [*message, _BATCH])
+            changed: int = await self.run(script, [*message, BATCH])
             total += changed
-            if changed < _BATCH:
+            if changed < BATCH:
                 return total
 
     async def update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -69,7 +69,7 @@ class RedisArchive(TaskArchive):
         unknown = {name for fields in changes.values() for name in fields} - _FIELDS
         if unknown:
             raise ValueError(f"tasks have no such field to set: {', '.join(sorted(unknown))}")
-        now = datetime.now(UTC)
+        now = self.server.clock.now()
         await self._rewrite(
             list(changes),
             lambda id, task: None if task is None else _changed(task, changes[id], now),

@@ -10,7 +10,6 @@ from redis.exceptions import ResponseError
 from taskloom.codec import decode, encode
 from taskloom.interfaces import Cache
 from taskloom.redis.clients import Client
-from taskloom.redis.faults import translated
 from taskloom.redis.server import RedisServer, server_of
 
 __all__ = ["RedisCache"]
@@ -49,7 +48,7 @@ class RedisCache(Cache):
         """The values that exist, by key; one round trip. Locks have no value."""
         if not keys:
             return {}
-        with translated(self.server.place):
+        async with self.server.calling():
             found = await self.server.client.mget([self._prefix + key for key in keys])
         return {
             key: decode(raw)
@@ -59,12 +58,12 @@ class RedisCache(Cache):
 
     async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Keep `value` for `ttl` seconds."""
-        with translated(self.server.place):
+        async with self.server.calling():
             await self.server.client.set(self._prefix + key, encode(value), px=_millis(ttl))
 
     async def delete(self, key: str) -> None:
         """Forget the key, whoever owns it. Safe to repeat."""
-        with translated(self.server.place):
+        async with self.server.calling():
             await self.server.client.delete(self._prefix + key)
 
     async def incr(self, key: str, by: int = 1, ttl: float | None = None) -> int:

@@ -1,8 +1,8 @@
 """The names of all keys, and which of them share a hash tag.
 
 `{taskloom:queue:mail}:stream`: what stands in braces decides the slot of a cluster, so everything
-that one script touches has the same. Each queue has a slot of its own; the cache, the stored tasks
-and the flows have one each.
+that one script touches has the same. Each queue has a slot of its own; the cache, the stored tasks,
+the flows and the locks of shards have one each.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class QueueKeys(NamedTuple):
     """Start of the names of sets of ids that were acknowledged, one for each span of time."""
     bell: str
     """Stream of one entry: a new one says that waiting claims should look."""
+    new: str
+    """When the group was made, until what the storage knows of was put again."""
 
 
 class Keys:
@@ -47,6 +49,7 @@ class Keys:
         self.cache = f"{{{prefix}:cache}}:"
         self.tasks = f"{{{prefix}:tasks}}:"
         self.flows = f"{{{prefix}:flows}}:"
+        self.locks = f"{{{prefix}:locks}}:"
 
     def queue(self, queue_id: str) -> QueueKeys:
         # A brace in the name would end the tag early, and an empty tag is none.

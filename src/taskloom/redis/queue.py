@@ -16,7 +16,6 @@ from taskloom.interfaces import MessageQueue, QueueFeatures
 from taskloom.outcomes import Delivery, UnreadableRecord
 from taskloom.redis.clients import Client
 from taskloom.redis.entries import Receipt, micros, read_entry, text_of
-from taskloom.redis.faults import translated
 from taskloom.redis.keys import GROUP, QueueKeys
 from taskloom.redis.scripts import pack
 from taskloom.redis.server import RedisServer, server_of
@@ -58,6 +57,7 @@ class RedisQueue(MessageQueue):
         self._consumer = new_id()
         self._keys: dict[str, QueueKeys] = {}
         self._claimed: set[str] = set()
+        self._new: dict[str, str] = {}
 
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "taskloom", remember: float = 86_400.0) -> Self:
@@ -127,11 +127,20 @@ class RedisQueue(MessageQueue):
         message = [self._consumer, limit, round(lease * 1_000_000)]
         call = self.server.spawn(self._run("queue_claim", queue_id, message))
         try:
-            made, entries, bell, pause = await asyncio.shield(call)
+            new, entries, bell, pause = await asyncio.shield(call)
         except asyncio.CancelledError:
             await asyncio.shield(self.server.spawn(self._give_back(queue_id, call)))
             raise
-        if made and queue_id in self._claimed:
+        self._note_new(queue_id, new.decode())
+        taken = [read_entry(queue_id, self._consumer, entry) for entry in entries]
+        return taken, bell, float("inf") if pause < 0 else pause / 1_000_000
+
+    def _note_new(self, queue_id: str, since: str) -> None:
+        """`since`: when the queue's group was made, "" once what the storage knows is in it."""
+        known = self._new.pop(queue_id, "")
+        if since:
+            self._new[queue_id] = since
+        if queue_id in self._claimed and since not in ("", known):
             _log.error(
                 "queue %r is gone from %s, and what waited in it: its group was made again. "
                 "Did the server start without its data?",
@@ -139,8 +148,6 @@ class RedisQueue(MessageQueue):
                 self.server.place,
             )
         self._claimed.add(queue_id)
-        taken = [read_entry(queue_id, self._consumer, entry) for entry in entries]
-        return taken, bell, float("inf") if pause < 0 else pause / 1_000_000
 
     async def _give_back(self, queue_id: str, call: asyncio.Task[Any]) -> None:
         """A claim was cancelled under way: what it takes is released."""
@@ -154,7 +161,7 @@ class RedisQueue(MessageQueue):
         """Until the bell has an entry after `bell`, or so many seconds."""
         key = self._keys_of(queue_id).bell
         millis = max(1, round(seconds * 1000))  # 0 would be for ever
-        with translated(self.server.place, QueueUnavailableError):
+        async with self.server.calling(QueueUnavailableError):
             await self.server.client.xread({key: bell}, count=1, block=millis)
 
     async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
@@ -185,6 +192,15 @@ class RedisQueue(MessageQueue):
     async def depth(self, queue_id: str) -> int:
         """How many tasks are due and with nobody; those of lost leases included."""
         return int(await self._run("queue_depth", queue_id, []))
+
+    def found_empty(self) -> list[str]:
+        """Queues that were new to this Redis, or gone from it, when they were claimed."""
+        return list(self._new)
+
+    async def filled_again(self, queue_id: str) -> None:
+        """Everyone is told that what the storage knows of is in the queue. Safe to repeat."""
+        if since := self._new.pop(queue_id, ""):
+            await self._run("queue_filled", queue_id, [since])
 
     async def _change(
         self,

@@ -23,13 +23,11 @@ class Script(msgspec.Struct, frozen=True):
 
 @cache
 def script(name: str) -> Script:
-    """The script of `lua/<name>.lua`; with `lua/<folder>.lua` before it where that exists.
+    """The script of `lua/<name>.lua`, after `lua/time.lua` and what its kind shares.
 
     `tasks_settle` stands on `tasks`: Redis before 7 has no libraries.
     """
     folder = files(__package__) / "lua"
-    shared = folder / f"{name.partition('_')[0]}.lua"
-    text = (folder / f"{name}.lua").read_text()
-    if shared.is_file():
-        text = shared.read_text() + text
+    parts = [folder / f"{part}.lua" for part in ("time", name.partition("_")[0], name)]
+    text = "".join(part.read_text() for part in parts if part.is_file())
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())

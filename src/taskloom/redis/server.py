@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
 
+from taskloom.clock import SYSTEM_CLOCK, Clock, SystemClock
 from taskloom.errors import ConfigurationError, StorageUnavailableError, UnavailableError
 from taskloom.interfaces.opening import Opening
 from taskloom.redacting import redacted
 from taskloom.redis.checks import check_server
 from taskloom.redis.clients import Client, client_from_url, split_prefix
+from taskloom.redis.entries import micros
 from taskloom.redis.faults import translated
 from taskloom.redis.keys import Keys
+from taskloom.redis.reach import Reach
 from taskloom.redis.scripts import script
 
 __all__ = ["RedisServer", "server_of"]
@@ -25,27 +29,37 @@ T = TypeVar("T")
 class RedisServer(Opening):
     """One Redis (or Valkey), 6.2 or later: a server, a primary behind Sentinel, or a cluster.
 
-    `prefix` starts the name of every key. `open` and `close` count their holders: the last one
-    closes, a client that was given excepted. It belongs to one event loop.
+    `prefix` starts the name of every key. Times are those of the server, so that workers whose
+    clocks differ agree; with a `clock` of your own its time is handed in with each script (what the
+    cache keeps for a while is still forgotten by the server's). `open` and `close` count their
+    holders: the last one closes, a client that was given excepted. It belongs to one event loop.
 
     server = RedisServer.from_url("redis://localhost:6379/0", prefix="shop")
     queue, cache = RedisQueue(server), RedisCache(server)
     """
 
     def __init__(
-        self, client: Client, *, prefix: str = "taskloom", place: str = "Redis", owned: bool = False
+        self,
+        client: Client,
+        *,
+        prefix: str = "taskloom",
+        clock: Clock = SYSTEM_CLOCK,
+        place: str = "Redis",
+        owned: bool = False,
     ) -> None:
         self.client: Any = client  # its methods are annotated for both worlds, sync and async
         self.keys = Keys(prefix)
+        self.clock = clock
         self.place = place
         self._owned = owned
         self._holders: set[int] = set()
         self._opening = asyncio.Lock()
         self._checked = False
         self._aside: set[asyncio.Task[Any]] = set()
+        self._reach = Reach(client, self.spawn)
 
     @classmethod
-    def from_url(cls, url: str, *, prefix: str = "taskloom") -> Self:
+    def from_url(cls, url: str, *, prefix: str = "taskloom", clock: Clock = SYSTEM_CLOCK) -> Self:
         """A server by its URL, see `client_from_url`; nothing is connected yet.
 
         `?prefix=name` in the URL wins over `prefix`.
@@ -58,7 +72,7 @@ class RedisServer(Opening):
         except ValueError:
             # What the driver says may quote the URL, and with it a password.
             raise ConfigurationError(f"{redacted(url)} is no url of a Redis") from None
-        return cls(client, prefix=named or prefix, place=redacted(url), owned=True)
+        return cls(client, prefix=named or prefix, clock=clock, place=redacted(url), owned=True)
 
     def __repr__(self) -> str:
         return f"RedisServer({self.place!r})"
@@ -71,7 +85,7 @@ class RedisServer(Opening):
         """
         async with self._opening:
             if not self._checked:
-                with translated(self.place):
+                async with self.calling():
                     await check_server(self.client, self.place)
                 self._checked = True
             self._holders.add(id(holder))
@@ -97,11 +111,25 @@ class RedisServer(Opening):
     ) -> Any:
         """Run a script: one atomic step. Cancelled while it runs, it may still be done."""
         lua = script(name)
-        with translated(self.place, unavailable):
+        given = (len(keys), *keys, self._time(), *args)
+        async with self.calling(unavailable):
             try:
-                return await self.client.evalsha(lua.sha, len(keys), *keys, *args)
+                return await self.client.evalsha(lua.sha, *given)
             except NoScriptError:  # a new server, or one that forgot
-                return await self.client.eval(lua.text, len(keys), *keys, *args)
+                return await self.client.eval(lua.text, *given)
+
+    @asynccontextmanager
+    async def calling(
+        self, unavailable: type[UnavailableError] = StorageUnavailableError
+    ) -> AsyncIterator[None]:
+        """Around each call of the client: raises `unavailable` for what may pass."""
+        with translated(self.place, unavailable):
+            async with self._reach.calling():
+                yield
+
+    def _time(self) -> int | str:
+        """What `lua/time.lua` is told."""
+        return "" if isinstance(self.clock, SystemClock) else micros(self.clock.now())
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work` to its end whatever becomes of the caller; `close` waits for it."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Self
 
 from taskloom.interfaces import DeadRecord, TaskStorage
 from taskloom.outcomes import Delivery, Ending, Settlement, UnreadableRecord
-from taskloom.redis.archive import RedisArchive
+from taskloom.redis.archive import BATCH, RedisArchive
 from taskloom.redis.clients import Client
 from taskloom.redis.entries import micros
 from taskloom.redis.rows import StoredTask, json_text, named_rows, read_row
@@ -48,8 +48,15 @@ class RedisStorage(RedisArchive, TaskStorage):
         await self.server.close(self)
 
     async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
-        """Keep `tasks`. Raises `InvalidTaskError`, nothing kept, for one that it cannot hold."""
-        new = await self.run("tasks_add", named_rows(tasks)) if tasks else []
+        """Keep `tasks`, a thousand in each atomic step.
+
+        Raises `InvalidTaskError`, nothing kept, for one that it cannot hold. After a
+        `StorageUnavailableError` the first thousands may be there; adding all again is safe.
+        """
+        rows = named_rows(tasks)
+        new: list[int] = []
+        for start in range(0, len(rows), BATCH):
+            new += await self.run("tasks_add", rows[start : start + BATCH])
         return [task for task, is_new in zip(tasks, new, strict=True) if is_new]
 
     async def claim_due(
@@ -99,7 +106,7 @@ class RedisStorage(RedisArchive, TaskStorage):
 
     async def set_aside(self, records: Sequence[UnreadableRecord]) -> None:
         """Keep the bytes; equal bytes of one queue are kept once."""
-        await self.run("tasks_bury", [_dead(record) for record in records])
+        await self.run("tasks_bury", [_dead(record, self.server.clock.now()) for record in records])
 
 
 def _span(seconds: float) -> int:
@@ -114,7 +121,7 @@ def _unreadable(stored: StoredTask) -> UnreadableRecord:
     )
 
 
-def _dead(record: UnreadableRecord) -> tuple[str, str]:
+def _dead(record: UnreadableRecord, now: datetime) -> tuple[str, str]:
     digest = sha256(record.queue_id.encode() + b"\0" + record.raw).hexdigest()
-    kept = DeadRecord(record.raw, record.reason, record.queue_id, datetime.now(UTC))
+    kept = DeadRecord(record.raw, record.reason, record.queue_id, now)
     return digest, json_text(kept)

@@ -14,7 +14,7 @@ from taskloom.sql.schema import tasks
 from taskloom.sql.tallies import Changes, change_tallies, count_change
 from taskloom.task import TaskStatus
 
-__all__ = ["add", "put_over"]
+__all__ = ["add", "insert", "put_over"]
 
 _NAMES = (
     *("id", "queue_id", "type", "status", "due_at", "expires_at", "created_at", "updated_at"),
@@ -24,17 +24,25 @@ _TERMINAL = frozenset(status.value for status in TaskStatus if status.terminal)
 
 
 def add(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
-    """Insert rows of `SOURCE`; the ids that were new."""
-    new = insert_new(conn, tasks, SOURCE, rows)
-    _count_ended(conn, rows, new)
+    """Insert rows of `SOURCE`; the ids that were new. The whole of a transaction."""
+    changes: Changes = {}
+    new = insert(conn, rows, changes)
+    change_tallies(conn, changes)
     return new
 
 
-def put_over(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
+def insert(conn: Connection, rows: Sequence[TaskRow], changes: Changes) -> set[str]:
+    """Insert rows of `SOURCE`; the ids that were new."""
+    new = insert_new(conn, tasks, SOURCE, rows)
+    _count_ended(rows, new, changes)
+    return new
+
+
+def put_over(conn: Connection, rows: Sequence[TaskRow], changes: Changes) -> set[str]:
     """Insert rows, or write them over rows that have not ended; the ids that were written."""
     once = _folded(rows)
     written = {id for result in over_rows(conn, _insert_or_replace, once) for (id,) in result}
-    _count_ended(conn, once, written)
+    _count_ended(once, written, changes)
     return written
 
 
@@ -47,12 +55,10 @@ def _folded(rows: Sequence[TaskRow]) -> list[TaskRow]:
     return list(kept.values())
 
 
-def _count_ended(conn: Connection, rows: Sequence[TaskRow], written: set[str]) -> None:
-    changes: Changes = {}
+def _count_ended(rows: Sequence[TaskRow], written: set[str], changes: Changes) -> None:
     for row in rows:
         if row[3] in _TERMINAL and row[0] in written:
             count_change(changes, row[1], row[3])
-    change_tallies(conn, changes)
 
 
 @cache

@@ -32,6 +32,9 @@ class SqlCache(Cache):
     async def open(self) -> None:
         await self.database.open(self)
 
+    async def upgrade(self) -> None:
+        await self.database.upgrade()
+
     async def close(self) -> None:
         await self.database.close(self)
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from taskloom.codec import decode, encode
-from taskloom.sql.dialect import Source, insert_into, over_rows
+from taskloom.sql.dialect import Source, among, insert_into, over_rows
 from taskloom.sql.schema import cache as table
 
 __all__ = ["add", "lock", "put", "remove", "unlock", "values"]
@@ -53,8 +53,8 @@ def _values() -> Select[Any]:
 
 def put(conn: Connection, key: str, value: str, now: int, until: int | None) -> None:
     """Keep a value in place of whatever is there."""
-    _sweep(conn, now)
     conn.execute(_put(), {"key": key, "value": value, "expires_at": until})
+    _sweep(conn, now)
 
 
 @cache
@@ -75,14 +75,9 @@ def remove(conn: Connection, key: str) -> None:
 
 def add(conn: Connection, key: str, by: int, now: int, until: int | None) -> int:
     """Add to a number; a new one lives until `until`, an old one as long as it would have."""
-    query = select(_c.value, _c.expires_at).where(_c.key == key).with_for_update()
-    row = conn.execute(query).one_or_none()
-    if row is None:  # there must be one to lock: of two that begin, one has to wait
-        new = insert_into(table).values(key=key, expires_at=until)
-        conn.execute(new.on_conflict_do_nothing(index_elements=["key"]))
-        row = conn.execute(query).one_or_none()
+    row = conn.execute(_held(), {"key": key, "expires_at": until}).one()
     old = 0
-    if row is not None and row.value is not None and (row.expires_at or now + 1) > now:
+    if row.value is not None and (row.expires_at or now + 1) > now:
         old, until = decode(row.value), row.expires_at
         if not isinstance(old, int) or isinstance(old, bool):
             raise ValueError(f"incr: the value of {key!r} is not a whole number")
@@ -90,13 +85,22 @@ def add(conn: Connection, key: str, by: int, now: int, until: int | None) -> int
     return old + by
 
 
+@cache
+def _held() -> Executable:
+    """The row of a key, made if there is none, locked: of two that add, one has to wait."""
+    new = insert_into(table).values(key=bindparam("key"), expires_at=bindparam("expires_at"))
+    return new.on_conflict_do_update(
+        index_elements=["key"], set_={"expires_at": _c.expires_at}
+    ).returning(_c.value, _c.expires_at)
+
+
 def lock(conn: Connection, keys: Sequence[str], owner: str, now: int, until: int) -> set[str]:
     """Take keys that are free, over, or the owner's; those that are the owner's now."""
-    _sweep(conn, now)
-    # In one order everywhere, so that two owners with row locks cannot wait for each other.
-    rows = [(key,) for key in sorted(set(keys))]
+    rows = [(key,) for key in set(keys)]
     results = over_rows(conn, _lock, rows, owner=owner, now=now, until=until)
-    return {key for result in results for (key,) in result}
+    held = {key for result in results for (key,) in result}
+    _sweep(conn, now)
+    return held
 
 
 @cache
@@ -123,16 +127,20 @@ def unlock(conn: Connection, keys: Sequence[str], owner: str) -> None:
 @cache
 def _unlock() -> Delete:
     keys = _KEYS.table()
-    return delete(table).where(_c.key.in_(select(keys.c.key)), _c.owner == bindparam("owner"))
+    held = select(_c.key).join(keys, _c.key == keys.c.key).where(_c.owner == bindparam("owner"))
+    # Held before they are deleted, in the order in which others take them.
+    return delete(table).where(among(_c.key, held.order_by(_c.key).with_for_update(of=table)))
 
 
 def _sweep(conn: Connection, now: int) -> None:
-    """Delete some of what is over, so that the table stays as small as its living part."""
+    """Delete some of what is over, so that the table stays as small as its living part.
+
+    The last thing in a transaction: it waits for nobody, so that nobody waits for it in a circle.
+    """
     conn.execute(_over(), {"now": now, "most": _SWEPT_AT_ONCE})
 
 
 @cache
 def _over() -> Delete:
     over = select(_c.key).where(_c.expires_at <= bindparam("now")).limit(bindparam("most"))
-    over = over.with_for_update(skip_locked=True)
-    return delete(table).where(_c.key.in_(over))
+    return delete(table).where(among(_c.key, over.with_for_update(skip_locked=True)))

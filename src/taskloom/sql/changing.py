@@ -229,14 +229,14 @@ _UPSERTED = (
 
 def upsert(conn: Connection, new: Sequence[Task[Any]], rows: Sequence[TaskRow]) -> None:
     """Keep tasks; of known ones only status, times, stats, result and retry_count change."""
-    made = adding.add(conn, rows)
+    changes: Changes = {}
+    made = adding.insert(conn, rows, changes)
     known = {task.id: task for task in new if task.id not in made}
 
     def over(old: Task[Any]) -> Task[Any]:
         task = known[old.id]
         return replace(old, **{name: getattr(task, name) for name in _UPSERTED})
 
-    changes: Changes = {}
     change(conn, list(known), over, changes)
     change_tallies(conn, changes)
 

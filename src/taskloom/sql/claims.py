@@ -28,7 +28,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from taskloom.sql.dialect import (
     Source,
@@ -39,7 +38,6 @@ from taskloom.sql.dialect import (
     raw_bytes,
     without_index,
 )
-from taskloom.sql.faults import is_too_big
 from taskloom.sql.rows import SOURCE, TaskRow
 from taskloom.sql.schema import tasks
 from taskloom.task import TaskStatus
@@ -87,16 +85,10 @@ _c = tasks.c
 def claim(conn: Connection, queue_id: str, limit: int, now: int, until: int) -> list[Claimed]:
     """Lease at most `limit` due tasks of a queue until `until`; nothing or one batch of them.
 
-    A task is with one caller only: what is looked up is locked until it is leased. Tasks that are
-    too big together are leased in part.
+    A task is with one caller only: what is looked up is locked until it is leased.
     """
     due = {"queue": queue_id, "most": limit, "now": now}
-    try:
-        return _lease(conn, [conn.execute(_due(), due)], now, until)
-    except DBAPIError as error:
-        if limit == 1 or not is_too_big(error):
-            raise
-        return claim(conn, queue_id, limit // 2, now, until)
+    return _lease(conn, [conn.execute(_due(), due)], now, until)
 
 
 @cache
@@ -112,16 +104,7 @@ def _due() -> Select[Any]:
 def take_over(conn: Connection, ids: Sequence[str], now: int, until: int) -> list[Claimed]:
     """Lease tasks by id until `until`, whoever held them; those that have not ended."""
     keys = [(id, 0) for id in dict.fromkeys(ids)]
-    try:
-        return _lease(conn, over_rows(conn, _of_ids, keys), now, until)
-    except DBAPIError as error:
-        if len(keys) == 1 or not is_too_big(error):
-            raise
-        half = len(ids) // 2
-        return [
-            *take_over(conn, ids[:half], now, until),
-            *take_over(conn, ids[half:], now, until),
-        ]
+    return _lease(conn, over_rows(conn, _of_ids, keys), now, until)
 
 
 @cache

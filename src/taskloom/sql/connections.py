@@ -39,8 +39,8 @@ class Connections(Protocol):
     def ahead(self) -> timedelta:
         """By how much the database's clock is ahead of this machine's."""
 
-    async def open(self) -> None:
-        """Connect, and create the tables that are missing. `close` it also when this fails."""
+    async def open(self, prepare: Callable[[Connection], None]) -> None:
+        """Connect, and `prepare` the tables first. `close` it also when this fails."""
 
     async def close(self) -> None:
         """Let go of everything, after what is under way. Safe to repeat."""

@@ -13,7 +13,9 @@ from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.errors import ConfigurationError
 from taskloom.interfaces.opening import Opening
 from taskloom.sql.connections import Connections, connections_to, parse_url
+from taskloom.sql.joining import JoinedConnections
 from taskloom.sql.rows import micros
+from taskloom.sql.setup import create_tables, upgrade_tables
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -35,16 +37,21 @@ class SqlDatabase(Opening):
 
     def __init__(
         self,
-        source: Engine | AsyncEngine | URL,
+        source: Engine | AsyncEngine | URL | JoinedConnections,
         *,
         synchronous: str = "normal",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.clock = clock
-        self._connections: Connections = connections_to(source, synchronous, clock)
+        self._connections: Connections = (
+            source
+            if isinstance(source, JoinedConnections)
+            else connections_to(source, synchronous, clock)
+        )
         self.place = self._connections.place
         self.wakeups = self._connections.wakeups
         self._is_open = False
+        self._is_up_to_date = False
         self._holders: set[int] = set()
         self._opening = asyncio.Lock()
         self._aside: set[asyncio.Task[Any]] = set()
@@ -53,8 +60,13 @@ class SqlDatabase(Opening):
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:
         """A database by its URL.
 
-        `sqlite:///file`, `sqlite://` in memory, `?synchronous=full`;
-        `postgresql://user:password@host/database`. Raises `ConfigurationError`; no I/O.
+        - `sqlite:///file`, `sqlite://` in memory; `?synchronous=full`: a commit survives a power
+          cut, too.
+        - `postgresql://user:password@host/database`, `?sslmode=...`. Behind a pgbouncer in
+          transaction mode add `?pgbouncer=transaction`: nothing is kept prepared, nothing is set
+          for a session, and idle workers look once a second, since nobody can listen there.
+
+        Raises `ConfigurationError`; no I/O.
         """
         return cls(parse_url(url), clock=clock)
 
@@ -79,12 +91,34 @@ class SqlDatabase(Opening):
         async with self._opening:
             if not self._is_open:
                 try:
-                    await self._connections.open()
+                    await self._connections.open(create_tables)
                 except BaseException:
                     await self._connections.close()
                     raise
-                self._is_open = True
+                self._is_open = self._is_up_to_date = True
             self._holders.add(id(holder))
+
+    async def upgrade(self) -> None:
+        """Create what is missing and bring the rest up to date, however long it takes.
+
+        Safe to repeat, and from many processes at once; what was open once is up to date.
+        """
+        async with self._opening:
+            if not self._is_up_to_date:
+                try:
+                    await self._connections.open(upgrade_tables)
+                finally:
+                    await self._connections.close()
+                self._is_up_to_date = True
+
+    def within(self, connection: object, ended: Callable[[bool], None] | None = None) -> Self:
+        """This database inside a transaction of the caller's: open it, then use it alike.
+
+        `connection` is a connection or a session of SQLAlchemy; `ended` is told when its
+        transaction is over, and whether it was committed. No I/O.
+        """
+        joined = JoinedConnections(self._open_connections(), connection, ended)
+        return type(self)(joined, clock=self.clock)
 
     async def close(self, holder: object = None) -> None:
         """Let go, once every holder has. Safe to repeat."""

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -27,10 +28,10 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    true,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ColumnElement, Subquery
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -42,7 +43,10 @@ from taskloom.errors import ConfigurationError
 
 __all__ = [
     "Source",
+    "among",
     "as_array",
+    "execute_slowly",
+    "has_row_locks",
     "insert_into",
     "insert_new",
     "joined",
@@ -61,6 +65,7 @@ ROWS_AT_ONCE = 2_000
 
 _SLOTS = 16
 _SCHEMA_LOCK = 0x7461736B6C6F6F6D  # "taskloom"
+_A_DAY = 86_400.0
 
 _LONGEST = 64 * 1024 * 1024
 """Characters of a document from which it is split; PostgreSQL holds 256 MB in one array."""
@@ -123,10 +128,24 @@ class _RawBytes(_Spelled):
     postgresql = "convert_to({0}, 'UTF8')"
 
 
+class _Among(_Spelled):
+    inherit_cache = True
+    sqlite = "{0} IN {1}"
+    postgresql = "{0} = ANY (ARRAY{1})"
+
+
 class _WithoutIndex(_Spelled):
     inherit_cache = True
     sqlite = "{0}"
     postgresql = "({0} || '')"
+
+
+@compiles(OnConflictDoNothing, "postgresql")
+@compiles(OnConflictDoUpdate, "postgresql")
+def _on_conflict(clause: Any, compiler: Any, **kw: Any) -> str:
+    clause.constraint_target = None  # PostgreSQL's compiler asks for it (SQLAlchemy 2.1)
+    text: str = getattr(compiler, f"visit_{clause.__visit_name__}")(clause, **kw)
+    return text
 
 
 class Source:
@@ -167,8 +186,21 @@ def over_rows(
 ) -> Iterator[CursorResult[Any]]:
     """Execute `statement()` over `rows`, in pieces if they are many; one result for each piece.
 
-    Lazy: the pieces are executed as the results are taken.
+    Lazy: the pieces are executed as the results are taken. By the order of their first column
+    everywhere, so that two writers with row locks do not wait for each other.
     """
+    return _in_pieces(conn, statement, sorted(rows, key=_first), **parameters)
+
+
+_first = itemgetter(0)
+
+
+def _in_pieces(
+    conn: Connection,
+    statement: Callable[[], Executable],
+    rows: Sequence[Sequence[Any]],
+    **parameters: Any,
+) -> Iterator[CursorResult[Any]]:
     for start in range(0, len(rows), ROWS_AT_ONCE):
         for document in _documents(rows[start : start + ROWS_AT_ONCE]):
             yield conn.execute(statement(), {"rows": document, **parameters})
@@ -185,7 +217,10 @@ def _documents(rows: Sequence[Sequence[Any]]) -> Iterator[str]:
 
 
 def insert_into(table: Table) -> Insert:
-    """An INSERT that knows ON CONFLICT: PostgreSQL's, which SQLite spells alike."""
+    """An INSERT that knows ON CONFLICT: SQLite's, which PostgreSQL spells alike.
+
+    The other way round every process on SQLite would load PostgreSQL's dialect: 0.1 s and more.
+    """
     return insert(table)
 
 
@@ -194,18 +229,24 @@ def insert_new(
 ) -> set[str]:
     """Insert `rows`, the first column of which is unique; its values that were new.
 
-    Rows that are known stay as they are.
+    They are numbered as they come. Rows that are known stay as they are.
     """
     if conn.dialect.name == "sqlite":
         return _insert_values(conn, table, source.names, rows)
-    results = over_rows(conn, lambda: _insert_source(table, source), rows)
+    results = _in_pieces(conn, lambda: _insert_source(table, source), rows)
     return {first for result in results for (first,) in result}
 
 
 @cache
 def _insert_source(table: Table, source: Source) -> Executable:
-    first, *_ = names = source.names
-    statement = insert_into(table).from_select(list(names), select(*source.table().c).where(true()))
+    first, *_ = source.names
+    (serial,) = table.primary_key
+    number: ColumnElement[int] = literal_column(f"nextval('{table.name}_{serial.name}_seq')")
+    # Numbered before they are sorted; sorted because two that insert the same rows would otherwise
+    # wait for each other.
+    rows = select(number.label(serial.name), *source.table().c).subquery("n")
+    in_order = select(*rows.c).order_by(rows.c[first].collate("C"))
+    statement = insert_into(table).from_select([serial.name, *source.names], in_order)
     return statement.on_conflict_do_nothing(index_elements=[first]).returning(table.c[first])
 
 
@@ -251,9 +292,17 @@ def joined(column: ColumnElement[str]) -> ColumnElement[Any]:
 
 
 def listed(name: str, kind: TypeEngine[Any]) -> Select[Any]:
-    """What a JSON array bound as `name` holds, for IN."""
+    """What a JSON array bound as `name` holds, as a column `item`, in the array's order."""
     each = _elements(name)
-    return select(type_coerce(_Element(each.c.value, _sql(kind)), kind))
+    return select(type_coerce(_Element(each.c.value, _sql(kind)), kind).label("item"))
+
+
+def among(column: ColumnElement[Any], found: Select[Any]) -> ColumnElement[bool]:
+    """Whether a column's value is one of those `found`, which are looked up once.
+
+    With IN, PostgreSQL may look again for each row: of a LIMIT with locks, more come of it.
+    """
+    return _Among(column, found.scalar_subquery())
 
 
 def raw_bytes(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -275,6 +324,11 @@ def without_nul(text: str) -> str:
     return text.replace("\0", "\\0")
 
 
+def has_row_locks(conn: Connection) -> bool:
+    """Whether others write beside this transaction, so that locks can cross."""
+    return conn.dialect.name != "sqlite"
+
+
 def tally_slot(conn: Connection) -> int:
     """Which of the rows that share a sum this process adds to; one is enough for one writer."""
     return 0 if conn.dialect.name == "sqlite" else os.getpid() % _SLOTS
@@ -284,6 +338,15 @@ def lock_schema(conn: Connection) -> None:
     """Let nobody else create tables in this transaction; on SQLite it holds the file anyway."""
     if conn.dialect.name == "postgresql":
         conn.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+
+
+def execute_slowly(conn: Connection, statement: str) -> None:
+    """A statement that may take longer than the driver waits for others."""
+    if conn.dialect.name == "postgresql":
+        driver: Any = conn.connection.dbapi_connection
+        driver.run_async(lambda own: own.execute(statement, timeout=_A_DAY))
+    else:
+        conn.exec_driver_sql(statement)
 
 
 def refuse_foreign(dialect: str) -> None:

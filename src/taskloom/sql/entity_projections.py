@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
-from taskloom.interfaces import EntityProjections
+from taskloom.interfaces import EntityProjections, TaskStorage
 from taskloom.projections import EntityTaskProjection
 from taskloom.sql import projections
 from taskloom.sql.storage import SqlStorage
@@ -34,8 +34,15 @@ class SqlProjections(EntityProjections):
     async def open(self) -> None:
         await self.storage.database.open(self)
 
+    async def upgrade(self) -> None:
+        await self.storage.database.upgrade()
+
     async def close(self) -> None:
         await self.storage.database.close(self)
+
+    def within(self, storage: TaskStorage) -> SqlProjections:
+        assert isinstance(storage, SqlStorage)
+        return SqlProjections(storage)
 
     async def upsert_projections(self, entries: Sequence[EntityTaskProjection]) -> None:
         """Write rows by `task_id`, all or none; what would go back is passed over.

@@ -30,6 +30,9 @@ _WRONG_FILE = {
     "create files beside it",
 }
 
+_PROGRAM_LIMIT = "54000"
+"""PostgreSQL's SQLSTATE for it."""
+
 
 def _code(error: BaseException) -> int:
     """SQLite's primary result code, whoever wrapped the error; 0 if it is none."""
@@ -44,6 +47,8 @@ def is_busy(error: BaseException) -> bool:
 
 def is_too_big(error: BaseException) -> bool:
     """Whether a value came to more than the database can hold in one piece."""
+    if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _PROGRAM_LIMIT:
+        return True
     return _code(error) == sqlite3.SQLITE_TOOBIG
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.codec import encode
 from taskloom.flows import FlowStepResult
-from taskloom.interfaces import BarrierState, FlowBarrier, FlowRecord, FlowSettled
+from taskloom.interfaces import BarrierState, FlowBarrier, FlowRecord, FlowSettled, TaskStorage
 from taskloom.outcomes import Settlement
 from taskloom.sql import flow_settling, flows, settling
 from taskloom.sql.flow_settling import Prepared
@@ -45,8 +45,15 @@ class SqlFlowBarrier(FlowBarrier):
     async def open(self) -> None:
         await self._database.open(self)
 
+    async def upgrade(self) -> None:
+        await self._database.upgrade()
+
     async def close(self) -> None:
         await self._database.close(self)
+
+    def within(self, storage: TaskStorage) -> SqlFlowBarrier:
+        assert isinstance(storage, SqlStorage)
+        return SqlFlowBarrier(storage)
 
     async def init_barrier(
         self, flow_id: str, total_steps: int, *, join: Task[Any] | None = None
@@ -116,7 +123,7 @@ class SqlFlowBarrier(FlowBarrier):
         return settled
 
     async def _settle(
-        self, rows: Prepared, now: int, settle_part: flow_settling.SettlePart
+        self, rows: Prepared, now: int, settle_part: settling.SettlePart
     ) -> FlowSettled:
         return await self._database.write(flow_settling.settle, rows, now, settle_part)
 

@@ -6,7 +6,7 @@ Everything is done for all flows of a plan at once: a handful of statements, how
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,16 +23,13 @@ from taskloom.sql import adding, flows, projections, settling
 from taskloom.sql.changing import cancel, fetch
 from taskloom.sql.flows import Flow, Said
 from taskloom.sql.rows import full_rows, moment, read_task
-from taskloom.sql.settling import Written
+from taskloom.sql.settling import SettlePart, Written
 from taskloom.sql.tallies import Changes, change_tallies
 from taskloom.task import FlowMeta, Task
 
-__all__ = ["Prepared", "SettlePart", "prepare", "settle"]
+__all__ = ["Prepared", "prepare", "settle"]
 
 logger = logging.getLogger("taskloom.sql")
-
-SettlePart = Callable[[Connection, Written, int], list[str]]
-"""`settling.settle` or `settling.settle_what_is_ours`."""
 
 
 class Prepared(Struct, frozen=True):
@@ -79,7 +76,8 @@ def _rounds(endings: Sequence[Ending]) -> list[Iterable[Ending]]:
 
 def settle(conn: Connection, plan: Prepared, now: int, settle_part: SettlePart) -> FlowSettled:
     """Write it all, or nothing. Raises as `settle_part` does."""
-    accepted = _settle_tasks(conn, plan, now, settle_part)
+    changes: Changes = {}
+    accepted = _settle_tasks(conn, plan, now, settle_part, changes)
     new = [*plan.plan.flows, *(flow for ending in accepted.endings for flow in ending.flows)]
     opened = flows.open_flows(conn, [_new_row(flow) for flow in new], now)
     said = _what_was_said(accepted.endings)
@@ -88,18 +86,23 @@ def settle(conn: Connection, plan: Prepared, now: int, settle_part: SettlePart) 
     touched.update(said.timed_out, (row[0] for row in said.steps))
     found = flows.lock(conn, touched)
     changed = flows.advance(conn, found, said, now)
-    news = _hand_over(conn, [flow for flow in found.values() if flow.state == "ready"], now)
+    news = _hand_over(
+        conn, [flow for flow in found.values() if flow.state == "ready"], now, changes
+    )
     sent = [found[each.record.flow.flow_id] for each in news]
     flows.write(conn, {flow.flow_id: flow for flow in (*changed, *sent)}.values())
     if plan.plan.projecting:
         _project(conn, [flow for flow in new if flow.flow_id in opened], news, moment(now))
+    change_tallies(conn, changes)
     return FlowSettled(accepted.refused, news)
 
 
-def _settle_tasks(conn: Connection, plan: Prepared, now: int, settle_part: SettlePart) -> _Accepted:
+def _settle_tasks(
+    conn: Connection, plan: Prepared, now: int, settle_part: SettlePart, changes: Changes
+) -> _Accepted:
     accepted = _Accepted()
     for part, written in plan.parts:
-        missed = settle_part(conn, written, now)
+        missed = settle_part(conn, written, now, changes)
         accepted.refused.extend(missed)
         gone = set(missed)
         accepted.endings.extend(e for e in part.endings if e.delivery.task.id not in gone)
@@ -139,7 +142,9 @@ def _say_cancelled(conn: Connection, said: Said, ids: Sequence[str], reason: str
             _say(said, meta, step)
 
 
-def _hand_over(conn: Connection, ready: Sequence[Flow], now: int) -> list[FlowNews]:
+def _hand_over(
+    conn: Connection, ready: Sequence[Flow], now: int, changes: Changes
+) -> list[FlowNews]:
     """Add the joins of flows, and cancel what has not started of those that ended early."""
     templates = _templates(ready)
     ending = [flow for flow in ready if flow.flow_id in templates]
@@ -153,8 +158,8 @@ def _hand_over(conn: Connection, ready: Sequence[Flow], now: int) -> list[FlowNe
         )
         for flow in ending
     }
-    adding.add(conn, full_rows(list(joins.values())))
-    cancelled = _cancel_the_rest(conn, ending, steps, now)
+    adding.insert(conn, full_rows(list(joins.values())), changes)
+    cancelled = _cancel_the_rest(conn, ending, steps, now, changes)
     for flow in ending:
         flow.state, flow.sent_at = "sent", now
     return [
@@ -180,7 +185,11 @@ def _templates(ready: Iterable[Flow]) -> dict[str, Task[Any]]:
 
 
 def _cancel_the_rest(
-    conn: Connection, ended: Iterable[Flow], steps: dict[str, list[FlowStepResult]], now: int
+    conn: Connection,
+    ended: Iterable[Flow],
+    steps: dict[str, list[FlowStepResult]],
+    now: int,
+    changes: Changes,
 ) -> dict[str, list[str]]:
     """Cancel the steps of flows that ended early which wait; their ids by flow.
 
@@ -194,7 +203,6 @@ def _cancel_the_rest(
             of_flow = {step_id(flow.flow_id, index): flow.flow_id for index in left}
             missing.setdefault(FLOW_ERRORS[flow.end], {}).update(of_flow)
     cancelled: dict[str, list[str]] = {}
-    changes: Changes = {}
     for reason, owners in missing.items():
         # Whoever settles one of them holds it and wants the flow, which we hold: not to be waited
         # for. What is being claimed just now runs, and is left to its end.
@@ -202,7 +210,6 @@ def _cancel_the_rest(
         for id, flow_id in owners.items():
             if id not in kept:
                 cancelled.setdefault(flow_id, []).append(id)
-    change_tallies(conn, changes)
     return cancelled
 
 

@@ -177,7 +177,7 @@ def _open() -> Executable:
 
 def lock(conn: Connection, flow_ids: Iterable[str]) -> dict[str, Flow]:
     """The flows that are known, for this transaction alone; in the order of their ids."""
-    rows = [(flow_id,) for flow_id in sorted(set(flow_ids))]
+    rows = [(flow_id,) for flow_id in set(flow_ids)]
     found = (_flow(row) for result in over_rows(conn, _lock, rows) for row in result)
     return {flow.flow_id: flow for flow in found}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -31,7 +30,9 @@ _SETTINGS = {
 _SHARED = {
     "statement_cache_size": 0,
     "prepared_statement_cache_size": 0,
-    "prepared_statement_name_func": lambda: f"taskloom_{uuid4().hex}",
+    # Without a name a statement gives way to the next one. One with a name would stay on whichever
+    # server connection it was made, for as long as the pooler keeps that.
+    "prepared_statement_name_func": lambda: "",
 }
 
 
@@ -65,7 +66,7 @@ def make_engine(url: URL) -> AsyncEngine:
 def is_shared(url: URL) -> bool:
     """Whether a transaction may find itself on another connection than the one before.
 
-    Nothing can be set or kept prepared there, and nobody can listen.
+    Nothing can be set or kept prepared there, and nobody can listen; telling works.
     """
     return url.query.get("pgbouncer") == "transaction"
 

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, func, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from taskloom.errors import StorageUnavailableError
 from taskloom.sql.listening import Listener
 from taskloom.sql.postgres import is_shared, make_engine
 from taskloom.sql.postgres_faults import is_disconnect, must_run_again, opening, translated
-from taskloom.sql.setup import create_tables
+from taskloom.sql.reconnecting import Gate
 from taskloom.sql.wakeups import Wakeups
 
 __all__ = ["PostgresConnections"]
+
+logger = logging.getLogger("taskloom.sql")
 
 T = TypeVar("T")
 
 _ATTEMPTS = 8
 _COMPARE_EVERY = 60.0
+_LOOK_AT_CLOCK_EVERY = 1.0
 _SAME_TIME = timedelta(milliseconds=20)
 """Clocks that are no further apart are one: what is due here is due there."""
 _SERVER_TIME = select(func.clock_timestamp())
@@ -40,86 +46,118 @@ class PostgresConnections:
         self.ahead = timedelta(0)
         self._follow_clock = follow_clock
         self._is_ours = isinstance(source, URL)
-        self._listens = not is_shared(url)
         self._engine = make_engine(source) if isinstance(source, URL) else source
         self._snapshots = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._under_way: set[asyncio.Task[Any]] = set()
         self._clock_watch: asyncio.Task[None] | None = None
-
-        self._listener = Listener(self._engine, self.place, lambda id: self.wakeups.hear(id))
+        self._gate = Gate(self._ask)
+        hear = None if is_shared(url) else self._hear
+        self._listener = Listener(lambda: self._connected(self._engine), self.place, hear)
         self.wakeups = Wakeups(tell=self._listener.tell)
 
-    async def open(self) -> None:
-        """Connect and create what is missing. `close` it also when this fails."""
+    async def open(self, prepare: Callable[[Connection], None]) -> None:
+        """Connect, and `prepare` the tables first. `close` it also when this fails."""
         with opening(self.place):
-            await self._repeated(create_tables)
+            await self._repeated(self._engine, prepare)
             if self._follow_clock:
                 await self._compare_clocks()
                 self._clock_watch = asyncio.create_task(self._watch_clock())
-        if self._listens:
-            self._listener.start()
+        self._listener.start()
 
     async def close(self) -> None:
         """Let go of everything, after what is under way."""
         self.wakeups.stop()
-        await self._listener.stop()
         if self._clock_watch is not None:
             self._clock_watch.cancel()
             self._clock_watch = None
         while self._under_way:
             await asyncio.wait(self._under_way)
+        await self._listener.stop()
+        await self._gate.stop()
         if self._is_ours:
             await self._engine.dispose()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """One transaction, in a task of its own: an answer is not thrown away half read."""
-        return await self._to_its_end(self._write(work))
+        return await self._to_its_end(self._transact(self._engine, work))
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """One transaction on a snapshot."""
-        return await self._to_its_end(self._read(work))
+        return await self._to_its_end(self._transact(self._snapshots, work))
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        with translated(self.place):
-            return await self._repeated(work)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, though whoever asked may have given up by now
 
-    async def _repeated(self, work: Callable[[Connection], T]) -> T:
+    async def _transact(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+        with translated(self.place):
+            return await self._repeated(engine, work)
+
+    async def _repeated(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         """`work`, again where it came to nothing for reasons that are gone the next time."""
         for attempt in range(_ATTEMPTS):
-            async with self._engine.connect() as conn:
+            async with self._connected(engine) as conn:
                 try:
                     answer = await conn.run_sync(work)
                 except DBAPIError as error:
                     if attempt == _ATTEMPTS - 1 or not _may_repeat(error, attempt):
                         raise
+                    logger.debug("%s: a transaction is run again: %s", self.place, error.orig)
                 else:
                     await conn.commit()
                     return answer
             await asyncio.sleep(random.uniform(0.0, 0.002 * 2**attempt))
         raise AssertionError("the last attempt returns or raises")
 
-    async def _read(self, work: Callable[[Connection], T]) -> T:
-        with translated(self.place):
-            async with self._snapshots.connect() as conn:
-                return await conn.run_sync(work)
+    @contextlib.asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        """A connection; to a server that is away one caller at a time tries to make one."""
+        await self._gate.passed()
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                conn = await held.enter_async_context(engine.connect())
+            except PoolTimeoutError:
+                raise  # all connections are in use, which says nothing about the server
+            except Exception:
+                self._gate.shut()
+                raise
+            try:
+                yield conn
+            except DBAPIError as error:
+                if is_disconnect(error):
+                    self._gate.shut()
+                raise
+
+    async def _ask(self) -> None:
+        async with self._engine.connect() as conn:
+            await conn.execute(select(1))
+
+    def _hear(self, queue_id: str) -> None:
+        self.wakeups.hear(queue_id)
 
     async def _watch_clock(self) -> None:
+        """Compare once a minute, and soon after a clock was set here."""
         while True:
-            await asyncio.sleep(_COMPARE_EVERY)
-            with contextlib.suppress(StorageUnavailableError):  # next minute again
+            compared, offset = time.monotonic(), time.time() - time.monotonic()
+            while time.monotonic() - compared < _COMPARE_EVERY:
+                await asyncio.sleep(_LOOK_AT_CLOCK_EVERY)
+                if abs(time.time() - time.monotonic() - offset) > _SAME_TIME.total_seconds():
+                    break
+            with contextlib.suppress(StorageUnavailableError):  # the next time again
                 await self._to_its_end(self._compare_clocks())
 
     async def _compare_clocks(self) -> None:
         with translated(self.place):
-            async with self._snapshots.connect() as conn:
+            async with self._connected(self._snapshots) as conn:
                 await conn.execute(_SERVER_TIME)  # by now it is connected, and knows the statement
                 before = datetime.now(UTC)
                 server: datetime = (await conn.execute(_SERVER_TIME)).scalar_one()

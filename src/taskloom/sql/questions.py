@@ -98,6 +98,6 @@ def expired_before(at: int) -> Any:
 def cleanup_counts(conn: Connection, now: int) -> tuple[int, int]:
     """How many tasks were left by their worker, and how many are past their time."""
     n = select(func.count()).select_from(tasks)
-    orphaned = conn.scalar(n.where(_c.due_at < now, _c.status == TaskStatus.PROCESSING.value))
+    orphaned = conn.scalar(n.where(_c.due_at < now, _c.status == constant(TaskStatus.PROCESSING)))
     expired = conn.scalar(n.where(expired_before(now)))
     return orphaned or 0, expired or 0

@@ -49,6 +49,9 @@ class SqlQueue(MessageQueue):
     async def open(self) -> None:
         await self._database.open(self)
 
+    async def upgrade(self) -> None:
+        await self._database.upgrade()
+
     async def close(self) -> None:
         await self._database.close(self)
 

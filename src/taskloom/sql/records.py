@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
+from operator import itemgetter
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Executable, delete, select
@@ -12,7 +14,7 @@ from sqlalchemy import Connection, Executable, delete, select
 from taskloom.codec import decode, encode
 from taskloom.interfaces import DeadRecord, UnreadableRecord, WorkerRecord
 from taskloom.sql.changing import bury
-from taskloom.sql.dialect import insert_into, without_nul
+from taskloom.sql.dialect import among, insert_into, without_nul
 from taskloom.sql.rows import moment
 from taskloom.sql.schema import dead_records, workers
 
@@ -30,7 +32,8 @@ def set_aside(conn: Connection, records: Sequence[UnreadableRecord], now: int) -
     """Keep the bytes, and end the rows they came from. Equal bytes are kept once."""
     if not records:
         return
-    conn.execute(_keep(), [_dead_row(record, now) for record in records])
+    rows = (_dead_row(record, now) for record in records)
+    conn.execute(_keep(), sorted(rows, key=itemgetter("digest")))
     leases = [r.receipt for r in records if isinstance(r.receipt, RowLease)]
     bury(conn, [(lease.seq, lease.epoch) for lease in leases], now)
 
@@ -40,7 +43,7 @@ def _keep() -> Executable:
     return insert_into(dead_records).on_conflict_do_nothing(index_elements=["digest"])
 
 
-def _dead_row(record: UnreadableRecord, now: int) -> dict[str, object]:
+def _dead_row(record: UnreadableRecord, now: int) -> dict[str, Any]:
     digest = sha256(record.queue_id.encode() + b"\0" + record.raw).hexdigest()
     return {
         "digest": digest,
@@ -63,14 +66,16 @@ def list_dead(conn: Connection, limit: int) -> list[DeadRecord]:
 
 def report_worker(conn: Connection, worker: WorkerRecord, now: int, until: int) -> None:
     """Note a worker until a time; those whose time has come are forgotten."""
-    conn.execute(delete(workers).where(workers.c.expires_at <= now))
     new = insert_into(workers).values(
         worker_id=worker.worker_id, body=encode(worker).decode(), expires_at=until
     )
     values = {"body": new.excluded.body, "expires_at": new.excluded.expires_at}
     conn.execute(new.on_conflict_do_update(index_elements=["worker_id"], set_=values))
-    if until <= now:
-        conn.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
+    # Afterwards, and not what others hold: after an outage all of them report at once.
+    over = select(workers.c.worker_id).where(workers.c.expires_at <= now)
+    conn.execute(
+        delete(workers).where(among(workers.c.worker_id, over.with_for_update(skip_locked=True)))
+    )
 
 
 def list_workers(conn: Connection, now: int) -> list[WorkerRecord]:

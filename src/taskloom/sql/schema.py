@@ -1,10 +1,16 @@
-"""The tables. Times are microseconds since the epoch, UTC; everything else is text or a number."""
+"""The tables. Times are microseconds since the epoch, UTC; everything else is text or a number.
+
+Whoever changes them raises `SCHEMA_VERSION` and adds the step to `upgrades`.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -27,12 +33,13 @@ __all__ = [
     "meta",
     "metadata",
     "projections",
+    "spell_for_postgres",
     "tallies",
     "tasks",
     "workers",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -41,14 +48,36 @@ _Serial = BigInteger().with_variant(Integer(), "sqlite")
 # By code points, as Python and SQLite compare: a language's order costs PostgreSQL more.
 _Key = Text().with_variant(Text(collation="C"), "postgresql")
 
-# PostgreSQL copies a row at each change. Vacuum comes after a small share of the table, which is
-# mostly history, and room is left on a page where changes do not concern an index.
+# PostgreSQL copies a row at each change, so vacuum comes after a small share of the table, which is
+# mostly history. To give empty pages back it would lock everybody out, and soon they are needed.
 _CHURNING = {
     "autovacuum_vacuum_scale_factor": 0.01,
     "autovacuum_analyze_scale_factor": 0.02,
     "autovacuum_vacuum_cost_limit": 2000,
 }
+_TASKS = {**_CHURNING, "vacuum_truncate": "false"}
+# A change of what no index speaks of touches none, as long as the copy has room on the row's page.
+# With `tasks` no room would help: to be claimed and to end is to change place in an index.
 _COUNTING = {**_CHURNING, "fillfactor": 50}
+_PROJECTED = {**_CHURNING, "fillfactor": 85}
+
+
+def _partial(name: str, *columns: Column[Any], where: ColumnElement[bool]) -> Index:
+    """An index of the rows for which `where` holds, and of no others."""
+    return Index(name, *columns, sqlite_where=where, info={"where": where})
+
+
+def spell_for_postgres() -> None:
+    """Say in PostgreSQL's words what was said in SQLite's. Safe to repeat.
+
+    Not from the start: they load the dialect, which takes as long as all the rest of Taskloom.
+    """
+    for table in metadata.tables.values():
+        table.dialect_kwargs["postgresql_with"] = table.info.get("with", {})
+        for index in table.indexes:
+            if (where := index.info.get("where")) is not None:
+                index.dialect_kwargs["postgresql_where"] = where
+
 
 tasks = Table(
     "taskloom_tasks",
@@ -79,7 +108,7 @@ tasks = Table(
     Column("stats", Text),
     Column("result", Text),
     UniqueConstraint("id", name="taskloom_tasks_id"),
-    postgresql_with=_CHURNING,
+    info={"with": _TASKS},
 )
 
 ENDED_ODDLY = (
@@ -96,56 +125,23 @@ _c = tasks.c
 # One index for waiting tasks and expired leases alike; what has ended is not in it. Claims go by
 # `due_at` and `seq`, with which every index of SQLite ends anyway.
 _waiting = _c.due_at.is_not(None)
-Index("taskloom_tasks_due", _c.queue_id, _c.due_at, sqlite_where=_waiting).ddl_if(dialect="sqlite")
-Index(
-    "taskloom_tasks_due",
-    _c.queue_id,
-    _c.due_at,
-    _c.seq,
-    postgresql_where=_waiting,
-).ddl_if(dialect="postgresql")
+_partial("taskloom_tasks_due", _c.queue_id, _c.due_at, where=_waiting).ddl_if(dialect="sqlite")
+_partial("taskloom_tasks_due", _c.queue_id, _c.due_at, _c.seq, where=_waiting).ddl_if(
+    dialect="postgresql"
+)
 # What is under a lease, so that upkeep finds the lapsed ones without walking what waits.
 _leased = _c.status == TaskStatus.PROCESSING.value
-Index(
-    "taskloom_tasks_leased",
-    _c.due_at,
-    sqlite_where=_leased,
-    postgresql_where=_leased,
-)
+_partial("taskloom_tasks_leased", _c.due_at, where=_leased)
 # Spelled with OR: SQLite sees that `status = 'failed'` is covered by it, with IN it does not.
 _oddly = or_(*(_c.status == status.value for status in ENDED_ODDLY))
-Index(
-    "taskloom_tasks_status",
-    _c.status,
-    _c.created_at,
-    sqlite_where=_oddly,
-    postgresql_where=_oddly,
-)
+_partial("taskloom_tasks_status", _c.status, _c.created_at, where=_oddly)
 # This and the next grow at their end only, which is cheap. Searches show the newest first.
 Index("taskloom_tasks_created", _c.created_at)
 # Without it every upkeep would read the whole table.
-_executed = _c.status == TaskStatus.EXECUTED.value
-Index(
-    "taskloom_tasks_executed",
-    _c.updated_at,
-    sqlite_where=_executed,
-    postgresql_where=_executed,
-)
-_expiring = _c.expires_at.is_not(None)
-Index(
-    "taskloom_tasks_expiring",
-    _c.expires_at,
-    sqlite_where=_expiring,
-    postgresql_where=_expiring,
-)
+_partial("taskloom_tasks_executed", _c.updated_at, where=_c.status == TaskStatus.EXECUTED.value)
+_partial("taskloom_tasks_expiring", _c.expires_at, where=_c.expires_at.is_not(None))
 _of_entity = _c.entity_id.is_not(None)
-Index(
-    "taskloom_tasks_entity",
-    _c.entity_id,
-    _c.entity_type,
-    sqlite_where=_of_entity,
-    postgresql_where=_of_entity,
-)
+_partial("taskloom_tasks_entity", _c.entity_id, _c.entity_type, where=_of_entity)
 
 # How many tasks ended in each status. Several slots can share one sum, so that writers of an
 # engine with row locks do not queue up behind one row.
@@ -156,7 +152,7 @@ tallies = Table(
     Column("status", _Key, primary_key=True),
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("n", BigInteger, nullable=False),
-    postgresql_with=_COUNTING,
+    info={"with": _COUNTING},
 )
 
 dead_records = Table(
@@ -186,12 +182,12 @@ cache = Table(
     Column("value", Text),
     Column("owner", Text),
     Column("expires_at", BigInteger),
-    postgresql_with=_CHURNING,
+    info={"with": _CHURNING},
 )
 
-_ending = cache.c.expires_at.is_not(None)
-Index("taskloom_cache_over", cache.c.expires_at, sqlite_where=_ending, postgresql_where=_ending)
+_partial("taskloom_cache_over", cache.c.expires_at, where=cache.c.expires_at.is_not(None))
 
+# `schema_version`, and `database`: a name that no other database has.
 meta = Table(
     "taskloom_meta",
     metadata,
@@ -217,15 +213,13 @@ flows = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("sent_at", BigInteger),
-    postgresql_with=_COUNTING,
+    info={"with": _COUNTING},
 )
 
 # Searches show the newest first.
 Index("taskloom_flows_started", flows.c.started_at)
-_ready = flows.c.state == "ready"
-Index("taskloom_flows_ready", flows.c.ended_at, sqlite_where=_ready, postgresql_where=_ready)
-_sent = flows.c.sent_at.is_not(None)
-Index("taskloom_flows_sent", flows.c.sent_at, sqlite_where=_sent, postgresql_where=_sent)
+_partial("taskloom_flows_ready", flows.c.ended_at, where=flows.c.state == "ready")
+_partial("taskloom_flows_sent", flows.c.sent_at, where=flows.c.sent_at.is_not(None))
 
 # Read only when a join is made. `result` and `error` are JSON: a text may hold a NUL.
 flow_steps = Table(
@@ -254,6 +248,7 @@ projections = Table(
     Column("payload", Text),
     Column("error", Text),
     Column("result", Text),
+    info={"with": _PROJECTED},
 )
 
 # Without `updated_at`, by which an entity's few rows are sorted: so no change of a row touches it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -30,7 +30,7 @@ from taskloom.outcomes import Ending, Settlement
 from taskloom.sql import adding
 from taskloom.sql.changing import cancel, revive, unqueue
 from taskloom.sql.claims import KEYS, Key, go_on, lost, still_held
-from taskloom.sql.dialect import Source, listed, over_rows
+from taskloom.sql.dialect import Source, has_row_locks, listed, over_rows
 from taskloom.sql.projections import ProjectionRow, projection_rows, upsert_rows
 from taskloom.sql.rows import TaskRow, full_row, full_rows
 from taskloom.sql.schema import tasks
@@ -39,10 +39,12 @@ from taskloom.task import Task, TaskStatus
 
 __all__ = [
     "LeaseLostError",
+    "SettlePart",
     "Written",
     "mark_executed",
     "prepare",
     "settle",
+    "settle_all",
     "settle_what_is_ours",
 ]
 
@@ -50,6 +52,8 @@ _c = tasks.c
 
 _ENDS = Source(id=Text(), epoch=BigInteger(), status=Text(), stats=Text(), result=Text())
 _EndRow = tuple[str, int, str, str | None, str | None]
+_Said = tuple[int, str, str | None, str | None]
+"""An ending but for its id: epoch, status, stats and result."""
 
 _MANY_ALIKE = 10
 """Endings that say the same from which they are worth a statement of their own."""
@@ -143,38 +147,58 @@ class LeaseLostError(Exception):
     """Not everything is still under its lease: roll back, then `settle_what_is_ours`."""
 
 
-def settle(conn: Connection, plan: Written, now: int) -> list[str]:
+SettlePart = Callable[[Connection, Written, int, Changes], list[str]]
+"""`settle` or `settle_what_is_ours`."""
+
+
+def settle_all(conn: Connection, plan: Written, now: int, settle_part: SettlePart) -> list[str]:
+    """`settle_part` as the whole of a transaction."""
+    changes: Changes = {}
+    refused = settle_part(conn, plan, now, changes)
+    change_tallies(conn, changes)
+    return refused
+
+
+def settle(conn: Connection, plan: Written, now: int, changes: Changes) -> list[str]:
     """Write it all, or nothing. Returns the ids for which nothing was written.
 
     Raises `LeaseLostError` unless every fenced ending is in force, which is the rule: asking first
     would look up each row twice.
     """
-    ended = _end_all(conn, plan.ends, now)
+    alike, rest = _alike(plan.ends)
+    several = len(alike) + bool(rest) + bool(plan.nexts) > 1
+    # Each statement locks its rows in order, but who renews leases meanwhile would hold rows of one
+    # and wait for those of another.
+    if several and has_row_locks(conn) and lost(conn, _keys(plan)):
+        raise LeaseLostError
+    ended = _end_all(conn, alike, rest, now)
     going_on = sum(result.rowcount for result in over_rows(conn, _go_on, plan.nexts))
     if ended + going_on < len(plan.ends) + len(plan.nexts):
         raise LeaseLostError
-    changes: Changes = {}
     ends = Counter(zip(plan.queues, (row[2] for row in plan.ends), strict=True))
     for (queue_id, status), n in ends.items():
         count_change(changes, queue_id, status, n)
-    gone = _record(conn, plan, now)
-    _add_what_follows(conn, plan, gone)
+    gone = _record(conn, plan, now, changes)
+    _add_what_follows(conn, plan, gone, changes)
     refused = cancel(conn, plan.cancelled, plan.reason, now, changes)
     refused += revive(conn, plan.revived, changes)
     refused += unqueue(conn, plan.unqueued, now, changes)
-    change_tallies(conn, changes)
     return gone + refused
 
 
-def settle_what_is_ours(conn: Connection, plan: Written, now: int) -> list[str]:
+def settle_what_is_ours(conn: Connection, plan: Written, now: int, changes: Changes) -> list[str]:
     """As `settle`, for a plan of which some leases are gone."""
-    rows = [*plan.ends, *plan.nexts]
-    keys = [(row[0], row[1]) for row in plan.ends] + [(row[0], row[-1]) for row in plan.nexts]
+    keys = _keys(plan)
     wanted = [row[2] for row in plan.ends] + [row[3] for row in plan.nexts]
     ours = set(keys).difference(lost(conn, keys))
     rest = [(key, status) for key, status in zip(keys, wanted, strict=True) if key not in ours]
-    gone = _not_as_wanted(conn, rest) if len(ours) < len(rows) else []
-    return gone + settle(conn, _only(plan, ours, set(gone)), now)
+    gone = _not_as_wanted(conn, rest) if len(ours) < len(keys) else []
+    return gone + settle(conn, _only(plan, ours, set(gone)), now, changes)
+
+
+def _keys(plan: Written) -> list[Key]:
+    ended = [(row[0], row[1]) for row in plan.ends]
+    return ended + [(row[0], row[-1]) for row in plan.nexts]
 
 
 def _only(plan: Written, ours: set[Key], gone: set[str]) -> Written:
@@ -209,29 +233,39 @@ def _states() -> Select[Any]:
     )
 
 
-def _end_all(conn: Connection, ends: Sequence[_EndRow], now: int) -> int:
+def _alike(ends: Sequence[_EndRow]) -> tuple[list[tuple[_Said, list[str]]], list[_EndRow]]:
+    """What many endings say, with their ids; and the other endings."""
+    found: dict[_Said, list[str]] = {}
+    for row in ends:
+        found.setdefault(row[1:], []).append(row[0])
+    alike = [(said, ids) for said, ids in found.items() if len(ids) >= _MANY_ALIKE]
+    few = ((said, ids) for said, ids in found.items() if len(ids) < _MANY_ALIKE)
+    return alike, [(id, *said) for said, ids in few for id in ids]
+
+
+def _end_all(
+    conn: Connection,
+    alike: Sequence[tuple[_Said, list[str]]],
+    rest: Sequence[_EndRow],
+    now: int,
+) -> int:
     """Write endings that are still ours; how many were.
 
-    Many endings say the same, which needs one statement that is told it once: a third cheaper.
+    Those that say the same in one statement that is told it once: a third cheaper.
     """
-    alike: dict[tuple[Any, ...], list[str]] = {}
-    for row in ends:
-        alike.setdefault(row[1:], []).append(row[0])
-    ended = 0
-    rest: list[_EndRow] = []
-    for (epoch, status, stats, result), ids in alike.items():
-        if len(ids) < _MANY_ALIKE:
-            rest += [(id, epoch, status, stats, result) for id in ids]
-            continue
+    ended = sum(answer.rowcount for answer in over_rows(conn, _end, rest, now=now))
+    for (epoch, status, stats, result), ids in alike:
         said = {"as": status, "stats_now": stats, "result_now": result, "under": epoch, "now": now}
-        ended += conn.execute(_end_alike(), {"ids": encode(ids).decode(), **said}).rowcount
-    return ended + sum(answer.rowcount for answer in over_rows(conn, _end, rest, now=now))
+        document = encode(sorted(ids)).decode()
+        ended += conn.execute(_end_alike(), {"ids": document, **said}).rowcount
+    return ended
 
 
 @cache
 def _end_alike() -> Update:
+    ids = listed("ids", Text()).subquery("s")
     return _ended_as(bindparam("as"), bindparam("stats_now"), bindparam("result_now")).where(
-        _c.id.in_(listed("ids", Text())), _c.epoch == bindparam("under"), still_held()
+        _c.id == ids.c.item, _c.epoch == bindparam("under"), still_held()
     )
 
 
@@ -260,18 +294,17 @@ def _go_on() -> Update:
     return go_on(fresh_epoch=False)
 
 
-def _record(conn: Connection, plan: Written, now: int) -> list[str]:
+def _record(conn: Connection, plan: Written, now: int, changes: Changes) -> list[str]:
     """Write endings that no lease of ours fences; the ids that had ended otherwise before."""
     if not plan.free_rows:
         return []
-    changes: Changes = {}
     written: set[str] = set()
     for result in over_rows(conn, _end_free, plan.free_ends, now=now):
         for row in result:
             written.add(row.id)
             count_change(changes, row.queue_id, row.status)
-    change_tallies(conn, changes)
-    written |= adding.put_over(conn, [row for row in plan.free_rows if row[0] not in written])
+    rest = [row for row in plan.free_rows if row[0] not in written]
+    written |= adding.put_over(conn, rest, changes)
     unwritten = {row[0]: row[3] for row in plan.free_rows if row[0] not in written}
     found: dict[str, str] = {}
     for result in over_rows(conn, _statuses, [(id, 0) for id in unwritten]):
@@ -297,10 +330,12 @@ def _statuses() -> Select[Any]:
     return select(_c.id, _c.status).join(keys, _c.id == keys.c.id)
 
 
-def _add_what_follows(conn: Connection, plan: Written, lost_ids: Sequence[str]) -> None:
+def _add_what_follows(
+    conn: Connection, plan: Written, lost_ids: Sequence[str], changes: Changes
+) -> None:
     gone = set(lost_ids)
     follows = [row for id, rows in plan.children.items() if id not in gone for row in rows]
-    adding.add(conn, follows + plan.added)
+    adding.insert(conn, follows + plan.added, changes)
     if plan.projections:
         told = plan.projections.items()
         upsert_rows(conn, [row for id, rows in told if id not in gone for row in rows])
@@ -311,7 +346,7 @@ def mark_executed(conn: Connection, keys: Sequence[tuple[Key, str]], now: int) -
     gone = set(lost(conn, [key for key, _ in keys]))
     ours = {key: queue_id for key, queue_id in keys if key not in gone}
     rows = [(id, epoch, TaskStatus.EXECUTED.value, None, None) for id, epoch in ours]
-    _end_all(conn, rows, now)
+    _end_all(conn, *_alike(rows), now)
     changes: Changes = {}
     for queue_id in ours.values():
         count_change(changes, queue_id, TaskStatus.EXECUTED)

@@ -13,7 +13,6 @@ from sqlalchemy import URL, Connection, Engine
 
 from taskloom.errors import StorageUnavailableError
 from taskloom.sql.lane import Lane
-from taskloom.sql.setup import create_tables
 from taskloom.sql.sqlite import (
     CheckpointDuty,
     WalMark,
@@ -56,8 +55,8 @@ class SqliteConnections:
         self._timer: asyncio.TimerHandle | None = None
         self._checkpoint: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Connect and create what is missing. `close` it also when this fails."""
+    async def open(self, prepare: Callable[[Connection], None]) -> None:
+        """Connect, and `prepare` the tables first. `close` it also when this fails."""
         engine, file = await asyncio.to_thread(self._locate)
         duty = None if file is None else CheckpointDuty(file)
         self._writer = Lane(
@@ -66,7 +65,7 @@ class SqliteConnections:
             begin="BEGIN IMMEDIATE",
             prepare=None if duty is None else duty.take_over,
         )
-        await self._writer.open(create_tables)
+        await self._writer.open(prepare)
         self._reader = self._writer
         if file is not None:
             self._duty = duty

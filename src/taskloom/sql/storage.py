@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -13,12 +13,13 @@ from msgspec.structs import replace
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.interfaces import TaskStorage
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
-from taskloom.sql import adding, changing, claims, records, settling, upkeep
+from taskloom.sql import adding, changing, claiming, claims, records, settling, upkeep
 from taskloom.sql.archive import SqlArchive
 from taskloom.sql.claims import Claimed, Key
 from taskloom.sql.database import SqlDatabase
 from taskloom.sql.deliveries import Found, deliveries, deliveries_or_records
 from taskloom.sql.rows import NotATaskError, TaskRow, full_row, full_rows, micros, read_task
+from taskloom.sql.settling import SettlePart, Written
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["SqlStorage", "keys_of"]
@@ -49,6 +50,13 @@ class SqlStorage(SqlArchive, TaskStorage):
     async def close(self) -> None:
         await self.database.close(self)
 
+    async def upgrade(self) -> None:
+        await self.database.upgrade()
+
+    def within(self, connection: Any, *, ended: Callable[[bool], None] | None = None) -> SqlStorage:
+        """This storage on a connection or a session of SQLAlchemy that leads to its database."""
+        return SqlStorage(self.database.within(connection, ended))
+
     async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
         """Keep `tasks`; one INSERT. Raises `InvalidTaskError`, nothing kept, for one it cannot."""
         if not tasks:
@@ -78,10 +86,7 @@ class SqlStorage(SqlArchive, TaskStorage):
         """As `claim_due`, with the records that are not tasks among the others."""
         at = now or self.database.now()
         start, until = micros(at), micros(at) + round(lease * 1_000_000)
-        if queue_id is None:
-            claim = self.database.write(claims.claim_any, limit, start, until)
-        else:
-            claim = self.database.write(claims.claim, queue_id, limit, start, until)
+        claim = claiming.claim(self.database, queue_id, limit, start, until)
         job = self.database.spawn(self._records(claim, at))
         try:
             return await asyncio.shield(job)
@@ -93,7 +98,7 @@ class SqlStorage(SqlArchive, TaskStorage):
     async def take_over(self, ids: Sequence[str], *, lease: float) -> list[Delivery]:
         at = self.database.now()
         until = micros(at) + round(lease * 1_000_000)
-        taken = self.database.write(claims.take_over, ids, micros(at), until)
+        taken = claiming.take_over(self.database, ids, micros(at), until)
         records = await self._records(taken, at)
         found = {record.task.id: record for record in records if isinstance(record, Delivery)}
         return [found[id] for id in dict.fromkeys(ids) if id in found]
@@ -161,13 +166,16 @@ class SqlStorage(SqlArchive, TaskStorage):
         else:
             rows = settling.prepare(plan, now)
         try:
-            refused = await self.database.write(settling.settle, rows, micros(now))
+            refused = await self._settle(rows, micros(now), settling.settle)
         except settling.LeaseLostError:
-            refused = await self.database.write(settling.settle_what_is_ours, rows, micros(now))
+            refused = await self._settle(rows, micros(now), settling.settle_what_is_ours)
         self._notify([*rows.nexts, *rows.free_rows, *rows.added, *rows.revived])
         for children in rows.children.values():
             self._notify(children)
         return refused
+
+    async def _settle(self, rows: Written, now: int, settle_part: SettlePart) -> list[str]:
+        return await self.database.write(settling.settle_all, rows, now, settle_part)
 
     async def get(self, ids: Sequence[str]) -> list[Task[Any]]:
         """The tasks that exist, in the order asked for.

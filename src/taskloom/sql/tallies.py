@@ -31,8 +31,10 @@ def count_change(changes: Changes, queue_id: str, status: str, by: int = 1) -> N
 
 
 def change_tallies(conn: Connection, changes: Mapping[tuple[str, str], int]) -> None:
-    """Write `changes`, in the transaction that makes them true."""
-    # In one order everywhere, so that two writers with row locks cannot wait for each other.
+    """Write `changes`, in the transaction that makes them true, and as the last thing it does.
+
+    Everyone writes the same few rows: whoever held one and then waited would hold up all others.
+    """
     slot = tally_slot(conn)
     rows = [(queue, status, slot, n) for (queue, status), n in sorted(changes.items()) if n]
     for result in over_rows(conn, _add, rows):

@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-__all__ = ["Wakeups"]
+__all__ = ["ANY", "Wakeups"]
+
+ANY = ""
+"""In place of a queue's id: any queue."""
 
 _LOOK_EVERY = 0.02
 """Seconds between two looks at whether someone else has written."""
@@ -51,27 +54,24 @@ class Wakeups:
     def notify(self, queue_ids: Iterable[str]) -> None:
         """Something may be due in these queues."""
         for queue_id in queue_ids:
-            self._wake(self._waiting.get(queue_id, ()), here=True)
+            self._wake(queue_id, here=True)
         if self._tell is not None:
             self._tell(queue_ids)
 
-    def hear(self, queue_id: str | None) -> None:
-        """Another process has said that something may be due in this queue; None: in any."""
-        if queue_id is None:
-            self._wake_all()
-        else:
-            self._wake(self._waiting.get(queue_id, ()), here=False)
-
     def notify_all(self) -> None:
         """Something may be due anywhere."""
-        self.notify(list(self._waiting))
+        self.notify([ANY])
+
+    def hear(self, queue_id: str) -> None:
+        """Another process has said that something may be due in this queue, or in `ANY`."""
+        self._wake(queue_id, here=False)
 
     def stop(self) -> None:
         """Look no more; whoever still waits is woken."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wake_all()
+        self._wake(ANY, here=False)
 
     def _look(self, loop: asyncio.AbstractEventLoop, mark: Callable[[], object]) -> None:
         if not self._waiting:
@@ -81,14 +81,11 @@ class Wakeups:
         now = mark()
         if now != self._last:
             self._last = now
-            self._wake_all()
+            self._wake(ANY, here=False)
 
-    def _wake_all(self) -> None:
-        for waiting in list(self._waiting.values()):
-            self._wake(waiting, here=False)
-
-    def _wake(self, waiting: Iterable[asyncio.Future[bool]], *, here: bool) -> None:
-        for future in list(waiting):
+    def _wake(self, queue_id: str, *, here: bool) -> None:
+        queue_ids = list(self._waiting) if queue_id == ANY else [queue_id]
+        for future in [each for id in queue_ids for each in self._waiting.get(id, ())]:
             if not future.done():
                 future.set_result(here)
 

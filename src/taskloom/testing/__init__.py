@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from taskloom.testing.cache import CacheConformance
     from taskloom.testing.projections import ProjectionsConformance
     from taskloom.testing.queue import QueueConformance
+    from taskloom.testing.shard_locks import ShardLocksConformance
     from taskloom.testing.storage import StorageConformance
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ManualClock",
     "ProjectionsConformance",
     "QueueConformance",
+    "ShardLocksConformance",
     "StorageConformance",
 ]
 
@@ -35,6 +37,7 @@ _SUITES = {
     "CacheConformance": ("cache", ()),
     "ProjectionsConformance": ("projections", ()),
     "QueueConformance": ("queue", ("queue_carrying", "queue_leases", "queue_waiting")),
+    "ShardLocksConformance": ("shard_locks", ()),
     "StorageConformance": (
         "storage",
         ("storage_keeping", "storage_leases", "storage_settling", "storage_archive"),

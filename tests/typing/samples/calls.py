@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
 from taskloom.actions import ExecutorActions
 from taskloom.app import Loom
 from taskloom.task import EntityRef, Task
@@ -115,6 +117,15 @@ async def with_options() -> None:
     await audit.with_(delay=60).enqueue()  # E: [call-overload]
     send_email.with_(delay="60")  # E: [arg-type]
     send_email.with_(dely=60)  # E: [call-arg]
+
+
+async def in_transactions(connection: AsyncConnection, session: AsyncSession) -> None:
+    await send_email.with_(connection=connection).enqueue("a@b.c")
+    await insert.with_(connection=session, delay=1).enqueue(Row(1))
+    await loom.add_tasks([], connection=session)
+    await send_email.with_(connection=session).enqueue(1)  # E: [arg-type]
+    send_email.with_(connection="sqlite://")  # E: [arg-type]
+    await loom.add_tasks([], connection=1)  # E: [arg-type]
 
 
 async def batches(tasks: list[Task[Row]], actions: ExecutorActions) -> None:

@@ -1,12 +1,11 @@
 -- What the scripts of flows share. KEYS[1]: how all their keys start; they are made here, and share
--- its hash tag. ARGV[1]: a message. Times are microseconds.
+-- its hash tag. ARGV[2]: a message. Times are microseconds.
 --
 -- A flow is a hash, flow:<id>: total, join (JSON, "" for none), state (open, ready, sent), started,
 -- and from then on ended, end, failed, trigger, sent; "" stands for none. Its steps are a hash,
--- steps:<id>, from index to JSON. Indexes: all (by started), ready (by ended), sent (by sent).
-local base, message = KEYS[1], cmsgpack.unpack(ARGV[1])
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
+-- steps:<id>, from index to JSON. Indexes: sent (by sent) and,
+-- of flows with a join only, all (by started) and ready (by ended).
+local base, message = KEYS[1], cmsgpack.unpack(ARGV[2])
 
 local function flow_key(id)
   return base .. 'flow:' .. id
@@ -31,5 +30,7 @@ end
 
 local function finish(id, how)
   redis.call('HSET', flow_key(id), 'state', 'ready', 'end', how, 'ended', now)
-  redis.call('ZADD', base .. 'ready', now, id)
+  if redis.call('HGET', flow_key(id), 'join') ~= '' then
+    redis.call('ZADD', base .. 'ready', now, id)
+  end
 end

@@ -5,5 +5,7 @@ if redis.call('EXISTS', flow_key(id)) == 0 then
     'HSET', flow_key(id), 'total', message[2], 'join', message[3], 'state', 'open', 'started', now,
     'end', '', 'failed', 0, 'ended', '', 'trigger', ''
   )
-  redis.call('ZADD', base .. 'all', now, id)
+  if message[3] ~= '' then
+    redis.call('ZADD', base .. 'all', now, id)
+  end
 end

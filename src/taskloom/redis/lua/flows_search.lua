@@ -8,14 +8,7 @@ if after ~= '' then
   end
   place = rank + 1
 end
-repeat
-  local ids = redis.call('ZREVRANGE', base .. 'all', place, place + limit - 1)
-  for _, id in ipairs(ids) do
-    local flow = read(id)
-    if flow[8] ~= '' and #found < limit then
-      found[#found + 1] = flow
-    end
-  end
-  place = place + limit
-until #ids < limit or #found == limit
+for nth, id in ipairs(redis.call('ZREVRANGE', base .. 'all', place, place + limit - 1)) do
+  found[nth] = read(id)
+end
 return found

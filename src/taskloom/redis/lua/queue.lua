@@ -1,9 +1,7 @@
--- What the scripts of a queue share. KEYS: see QueueKeys. ARGV[1]: the group; ARGV[2]: a message.
+-- What the scripts of a queue share. KEYS: see QueueKeys. ARGV[2]: the group; ARGV[3]: a message.
 local stream, leases, released, delayed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local bodies, ids, done, bell = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local group, message = ARGV[1], cmsgpack.unpack(ARGV[2])
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2] -- microseconds
+local bodies, ids, done, bell, new = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local group, message = ARGV[2], cmsgpack.unpack(ARGV[3])
 
 local PIECE = 1000 -- arguments of one call; Lua's stack ends at some thousands
 
@@ -13,6 +11,12 @@ end
 
 local function enter(id, deliveries, body)
   redis.call('XADD', stream, '*', 'i', id, 'n', deliveries, 'b', body)
+end
+
+-- The set of ids that were acknowledged so many spans ago; a span is given in seconds. Only here is
+-- the time known, so the name is made here; its slot is that of all the keys.
+local function over_in(span, ago)
+  return done .. ':' .. (math.floor(now / 1000000 / span) - ago)
 end
 
 -- Wait for `due`, in microseconds, or stand in line at once.

@@ -15,7 +15,7 @@ for from = 1, #known, PIECE do
   redis.call('HDEL', ids, unpack(known, from, math.min(from + PIECE - 1, #known)))
 end
 if #over > 0 then
-  local name = done .. ':' .. math.floor(clock[1] / span)
+  local name = over_in(span, 0)
   for from = 1, #over, PIECE do
     redis.call('SADD', name, unpack(over, from, math.min(from + PIECE - 1, #over)))
   end

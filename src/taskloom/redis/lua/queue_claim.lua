@@ -1,13 +1,16 @@
 -- Lease tasks: those of lost leases and released ones first, then by arrival.
 -- Message: {consumer, limit, lease in microseconds}.
--- Returns {made, claimed, bell, pause}: 1 when the group was not there; each {entry, fields, claims,
--- releases}; the last entry of the bell; the microseconds until time alone makes something
--- claimable, -1 for never.
+-- Returns {new, claimed, bell, pause}: "" or when the group was made, until `queue_filled`; each
+-- {entry, fields, claims, releases}; the last entry of the bell; the microseconds until time alone
+-- makes something claimable, -1 for never.
 local consumer, limit, lease = message[1], message[2], message[3]
 local taken = {}
 -- From the first entry on: what was put before anyone claimed is to be claimed too.
-local group_made = redis.pcall('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
-local made = group_made.err and 0 or 1
+local made = redis.pcall('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+if not made.err then
+  -- Kept, not only told: the answer to the one claim that made it may get lost.
+  redis.call('SET', new, string.format('%.0f', now))
+end
 
 local function mature()
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, limit)
@@ -70,4 +73,4 @@ if #taken == 0 then
     end
   end
 end
-return {made, taken, last, pause}
+return {redis.call('GET', new) or '', taken, last, pause}

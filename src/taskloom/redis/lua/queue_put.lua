@@ -17,9 +17,8 @@ local function note_what_is_over()
     return
   end
   for back = 0, 2 do
-    -- Only the server knows the time, so the name is made here; its slot is that of all the keys.
-    local name = done .. ':' .. (math.floor(clock[1] / span) - back)
-    for place, found in ipairs(redis.call('SMISMEMBER', name, unpack(asked))) do
+    local answer = redis.call('SMISMEMBER', over_in(span, back), unpack(asked))
+    for place, found in ipairs(answer) do
       over[asked[place]] = over[asked[place]] or found == 1
     end
   end

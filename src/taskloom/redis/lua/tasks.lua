@@ -1,5 +1,5 @@
 -- What the scripts of the storage share. KEYS[1]: how all its keys start; they are made here, and
--- share its hash tag. ARGV[1]: a message. Times are microseconds.
+-- share its hash tag. ARGV[2]: a message. Times are microseconds.
 --
 -- A task is a hash, task:<id>, with these fields; "" stands for none:
 --   status queue type entity  as the task has them
@@ -14,9 +14,7 @@
 --   due:<queue>               scheduled ones, by due
 --   expires                   those whose expiry matters, by it
 --   counts                    a hash: "<status> <queue>" to how many
-local base, message = KEYS[1], cmsgpack.unpack(ARGV[1])
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
+local base, message = KEYS[1], cmsgpack.unpack(ARGV[2])
 
 local META = {
   'status', 'queue', 'type', 'entity', 'created', 'due', 'expires', 'updated', 'epoch',

@@ -1,0 +1,1 @@
+"""Libraries that queue on Redis."""
