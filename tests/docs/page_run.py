@@ -40,7 +40,7 @@ from taskloom.cli import main
 
 __all__ = ["PageRun"]
 
-_IN_PROCESS = re.compile(r"taskloom |python \w+\.py$")
+_IN_PROCESS = re.compile(r"taskloom |python \w+\.py( |$)")
 
 LIMIT = 30.0
 """Seconds a command may take."""

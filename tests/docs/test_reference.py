@@ -21,6 +21,8 @@ from taskloom.interfaces import EntityProjections, FlowBarrier, QueueFeatures
 from taskloom.interfaces.cache import Cache
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskArchive, TaskStorage
+from taskloom.redis.keys import Keys, QueueKeys
+from taskloom.sql.schema import metadata, tasks
 from taskloom.task import TaskStatus
 
 GUIDES, REFERENCE = DOCS / "guides", DOCS / "reference"
@@ -56,6 +58,7 @@ def names_by_module() -> dict[str, list[str]]:
         "taskloom",
         "taskloom.memory",
         "taskloom.sql",
+        "taskloom.redis",
         "taskloom.interfaces",
         "taskloom.testing",
     ],
@@ -120,6 +123,25 @@ def test_every_method_and_feature_of_an_engine_is_listed() -> None:
     assert {row.names[0]: row.cells[1].strip("`") for row in features} == {
         name: repr(getattr(QueueFeatures(), name)) for name in QueueFeatures.__struct_fields__
     }
+
+
+def test_every_table_column_and_index_is_listed() -> None:
+    indexes = {str(index.name) for index in tasks.indexes}
+    keys = {"taskloom_tasks_pkey", "taskloom_tasks_id"}
+    listed = names("engines/postgresql.md", "Tables")
+    assert sorted(listed) == sorted({*metadata.tables, *tasks.columns.keys(), *indexes, *keys})
+
+
+def test_every_key_of_a_queue_is_listed() -> None:
+    listed = names("engines/redis.md", "Keys")
+    assert listed[: len(QueueKeys._fields)] == list(QueueKeys._fields)
+
+
+def test_every_hash_tag_is_listed() -> None:
+    keys = Keys()
+    tags = {value.rstrip(":") for name, value in vars(keys).items() if name != "prefix"}
+    tags.add(keys.queue("NAME").stream.removesuffix(":stream"))
+    assert set(names("engines/redis.md", "Cluster")) == tags
 
 
 def test_every_status_is_in_the_glossary() -> None:

@@ -107,12 +107,20 @@ def _failed_truly(case: Case, final: Final, runs: Sequence[Run]) -> Iterator[Vio
         if not any(run.word == "fail" and run.attempt == final.retry_count for run in runs):
             yield Violation("I4", id, f"failed, but its last attempt ({final.retry_count}) did not")
         return
-    hands = {claimed.pid for claimed in history.claims.get(id, [])} | {run.pid for run in runs}
-    hit = {pid for pid in hands if history.faults.get(pid)}
-    if len(hit) < case.rules.max_deliveries:
-        yield Violation(
-            "I4", id, f"set aside as poison after only {len(hit)} deliveries were cut short"
-        )
+    claims = history.claims.get(id, [])
+    hands = {claimed.pid for claimed in claims} | {run.pid for run in runs}
+    hit = sum(bool(history.faults.get(pid)) for pid in hands) + _unsaid(history, claims)
+    if hit < case.rules.max_deliveries:
+        yield Violation("I4", id, f"set aside as poison after only {hit} deliveries were cut short")
+
+
+def _unsaid(history: History, claims: Sequence[Claimed]) -> int:
+    """Deliveries to processes that died before they could say so."""
+    unsaid = 0
+    for before, after in pairwise(sorted(claims, key=lambda each: each.t)):
+        died = sum(before.t < t < after.t for pid, t in history.deaths.items() if pid != before.pid)
+        unsaid += min(died, max(0, after.deliveries - before.deliveries - 1))
+    return unsaid
 
 
 def _extra_runs_explained(case: Case) -> Iterator[Violation]:

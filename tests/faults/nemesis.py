@@ -27,9 +27,13 @@ class Nemesis:
         self.harmed: list[int] = []
 
     async def kill(self, count: int) -> None:
-        """`kill -9` of so many workers that have something in hand, `pace` seconds apart."""
+        """`kill -9` of so many workers that have something in hand, `pace` seconds apart.
+
+        On a starved machine it is more: until those that ended are replaced.
+        """
         while len(self.harmed) < count:
             await self._pause()
+            await self._rig.all_ready()
             victim = self._victim()
             if victim is not None:
                 self._rig.kill(victim)

@@ -172,6 +172,16 @@ class Rig:
                     return found
                 await asyncio.sleep(0.01)  # another process's file: nothing tells us
 
+    async def all_ready(self) -> None:
+        """Wait until every worker that lives is ready, those that were asked for included."""
+        async with asyncio.timeout(PATIENCE):
+            while self._born or self.alive.keys() - self._clients - self._ready():
+                await asyncio.sleep(0.01)  # noqa: ASYNC110 (another process's file tells nobody)
+
+    def _ready(self) -> set[int]:
+        self.reader.read()
+        return {event.pid for event in self.reader.events if event.kind == "worker.ready"}
+
     def of(self, kind: str) -> list[Event]:
         """All events of a kind so far, in order."""
         return [event for event in self.reader.history() if event.kind == kind]
@@ -193,9 +203,9 @@ class Rig:
     async def stop_workers(self) -> None:
         """SIGTERM to all; each must end with 0."""
         self.kept = None
-        waiting = dict(self.alive)
         # Before it is ready, a process just forked has no handler for signals yet.
-        await self.until("worker.ready", lambda event: event.pid in waiting, len(waiting))
+        await self.all_ready()
+        waiting = dict(self.alive)
         for pid in waiting:
             self.signal(pid, signal.SIGTERM, "term")
         async with asyncio.timeout(PATIENCE):

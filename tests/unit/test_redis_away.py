@@ -80,7 +80,7 @@ async def test_a_server_that_hangs_is_unavailable(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taskloom.redis.reach.CALL_LIMIT", 0.2)
-    client = Redis.from_url(redis_url)  # as users make them: without any limit
+    client = Redis.from_url(redis_url, socket_timeout=None)
     server = RedisServer(client)
     with pytest.raises(StorageUnavailableError, match="cannot be reached"):
         async with server.calling():

@@ -34,7 +34,9 @@ class CountingLoom(Loom):
         super().__init__("memory://", config=TaskHandlerConfig(clock=ManualClock(NOW)))
         self.added: list[int] = []
 
-    async def add_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]:
+    async def add_tasks(
+        self, tasks: Iterable[Task[Any]], *, connection: Any = None
+    ) -> list[Task[Any]]:
         accepted = await super().add_tasks(tasks)
         self.added.append(len(accepted))
         return accepted

@@ -7,12 +7,12 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from taskloom.errors import ConfigurationError
 
-__all__ = ["Client", "client_from_url", "split_prefix"]
+__all__ = ["Client", "client_from_url", "close_client", "split_prefix"]
 
 Client: TypeAlias = "Redis | RedisCluster"
 
@@ -35,6 +35,15 @@ def client_from_url(url: str) -> Client:
     if scheme.endswith("+sentinel"):
         return _sentinel(rest, tls=scheme.startswith("rediss"))
     return Redis.from_url(f"{scheme}://{rest}", **_limits())
+
+
+async def close_client(client: Client) -> None:
+    """Close its connections, those to sentinels too: redis-py leaves these open."""
+    await client.aclose()
+    pool = client.connection_pool if isinstance(client, Redis) else None
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def split_prefix(url: str) -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ from taskloom.errors import ConfigurationError, StorageUnavailableError, Unavail
 from taskloom.interfaces.opening import Opening
 from taskloom.redacting import redacted
 from taskloom.redis.checks import check_server
-from taskloom.redis.clients import Client, client_from_url, split_prefix
+from taskloom.redis.clients import Client, client_from_url, close_client, split_prefix
 from taskloom.redis.entries import micros
 from taskloom.redis.faults import translated
 from taskloom.redis.keys import Keys
@@ -100,7 +100,7 @@ class RedisServer(Opening):
                 await asyncio.wait(self._aside)
             if self._owned:
                 self._checked = False
-                await self.client.aclose()
+                await close_client(self.client)
 
     async def run(
         self,
