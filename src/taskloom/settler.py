@@ -172,7 +172,7 @@ def _each_task_once(group: list[Settled]) -> Iterator[list[Settled]]:
 
     A task is there twice when its lease was lost, and it was claimed and run again here.
     """
-    while group:
+    while len({item[0].delivery.task.id for item in group}) < len(group):
         part: list[Settled] = []
         later: list[Settled] = []
         seen: set[str] = set()
@@ -182,6 +182,7 @@ def _each_task_once(group: list[Settled]) -> Iterator[list[Settled]]:
             seen.add(id)
         yield part
         group = later
+    yield group
 
 
 def _claims(group: Iterable[Settled]) -> set[Claim]:

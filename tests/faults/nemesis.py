@@ -38,6 +38,7 @@ class Nemesis:
             if victim is not None:
                 self._rig.kill(victim)
                 self.harmed.append(victim)
+                await self._rig.ended(victim)
 
     async def stop_and_continue(self, count: int) -> None:
         """SIGSTOP past the lease, then SIGCONT, one worker after the other."""

@@ -175,8 +175,8 @@ class Rig:
     async def all_ready(self) -> None:
         """Wait until every worker that lives is ready, those that were asked for included."""
         async with asyncio.timeout(PATIENCE):
-            while self._born or self.alive.keys() - self._clients - self._ready():
-                await asyncio.sleep(0.01)  # noqa: ASYNC110 (another process's file tells nobody)
+            while self._born or self.alive.keys() - self._clients - self._ready():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # another process's file: nothing tells us
 
     def _ready(self) -> set[int]:
         self.reader.read()

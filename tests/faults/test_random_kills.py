@@ -19,12 +19,14 @@ KILLS = int(os.environ.get("TASKLOOM_TEST_KILLS", "60"))
 WORKERS = 4
 PACE = 0.3
 """Seconds between two kills; with four workers each of them lives about 1.2 s."""
+# More processes want the processor there: a living worker is to keep its lease all the same.
+ON_SERVERS = Rules(lease=2.0, recovery=4.0, max_deliveries=8)
 CASES = [
     pytest.param("sqlite", Rules(max_deliveries=8), 25, id="sqlite"),
-    # Two processes more want the processor here: a living worker is to keep its lease all the same.
-    pytest.param("postgresql", Rules(lease=2.0, max_deliveries=8), 10, id="postgresql"),
-    pytest.param("redis", Rules(lease=2.0, max_deliveries=8), 10, id="redis"),
+    pytest.param("postgresql", ON_SERVERS, 10, id="postgresql"),
+    pytest.param("redis", ON_SERVERS, 10, id="redis"),
 ]
+"""The engine, the rules, and how many tasks for each kill."""
 
 
 @pytest.mark.timeout(90 + 3 * KILLS)
