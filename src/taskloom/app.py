@@ -55,7 +55,8 @@ class Loom:
             await send_email.enqueue("a@b.c", "Hi")    # in the process that produces
             await loom.run_worker()                    # in the process that works
 
-    `url` is `memory://`, `sqlite:///file`, `sqlite:////absolute/file` or `sqlite://` (in memory).
+    `url` is `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory),
+    `postgresql://user@host/database` or `redis://host:6379/0`.
     `queue`, `storage` and `cache` replace those of the url; with all three, or `url=None`, it is
     not looked at. A queue that is its own storage (`SqlQueue`) brings the storage along. Without an
     `async_task_manager` there is one with its defaults, for executors with an `AsyncConfig`.

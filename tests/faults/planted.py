@@ -126,7 +126,9 @@ def _release_counts() -> None:
         keys = claims.KEYS.table()
         return (
             update(tasks)
-            .where(tasks.c.id == keys.c.id, tasks.c.epoch == keys.c.epoch, claims.still_held())
+            .where(
+                tasks.c.id == keys.c.id, tasks.c.epoch == keys.c.epoch, claims.still_held(keys.c.id)
+            )
             .values(
                 status=TaskStatus.SCHEDULED.value,
                 epoch=tasks.c.epoch + 1,

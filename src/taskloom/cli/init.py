@@ -24,5 +24,5 @@ def command(url: UrlOption = None, app: AppOption = None) -> None:
             pass
 
     asyncio.run(open_once())
-    said = "created" if new else "ready"
-    print_line(prints_to(), ("✓ ", "green"), f"{chosen.place} is {said}: tables and indexes.")
+    said = "created: tables and indexes" if new else "ready"
+    print_line(prints_to(), ("✓ ", "green"), f"{chosen.place} is {said}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,13 @@ class Picture(Struct):
     workers: list[WorkerRecord]
     dead: int
     """Records set aside; `_MANY_DEAD` stands for that many or more."""
+    carried: dict[str, int] | None
+    """Due tasks, by queue, that a queue beside the storage holds: most are in no other count."""
+
+    @property
+    def queues(self) -> list[str]:
+        """Those with tasks, in order."""
+        return sorted({*self.counts, *(queue for queue, n in (self.carried or {}).items() if n)})
 
 
 def command(url: UrlOption = None, app: AppOption = None, json: JsonOption = False) -> None:
@@ -60,22 +67,35 @@ async def _picture(desk: Desk) -> Picture:
     counts: dict[str, dict[TaskStatus, int]] = {}
     for (queue, status), number in sorted((await desk.archive.counts()).items()):
         counts.setdefault(queue, {})[status] = number
+    workers = await desk.archive.workers()
+    known = {*counts, *desk.loom.queues.get_queues(), *(q for w in workers for q in w.queues)}
     return Picture(
         desk.place,
         counts,
         await desk.archive.oldest_waiting(),
-        await desk.archive.workers(),
+        workers,
         len(await desk.archive.dead_records(limit=_MANY_DEAD)),
+        await _carried(desk, known),
     )
+
+
+async def _carried(desk: Desk, known: Iterable[str]) -> dict[str, int] | None:
+    queue = desk.loom.handler.message_queue
+    if queue.storage is desk.loom.handler.storage:
+        return None
+    return {queue_id: await queue.depth(queue_id) for queue_id in known}
 
 
 def _as_json(picture: Picture) -> dict[str, Any]:
     queues = {
         queue: {
-            "counts": {status.value: counts.get(status, 0) for status in TaskStatus},
+            "counts": {
+                status.value: picture.counts.get(queue, {}).get(status, 0) for status in TaskStatus
+            },
             "oldest_waiting_since": picture.oldest.get(queue),
         }
-        for queue, counts in picture.counts.items()
+        | ({} if picture.carried is None else {"on_the_queue": picture.carried.get(queue, 0)})
+        for queue in picture.queues
     }
     return {
         "database": picture.place,
@@ -87,8 +107,10 @@ def _as_json(picture: Picture) -> dict[str, Any]:
 
 def _show(picture: Picture, console: Console) -> None:
     print_line(console, ("Taskloom ", "bold"), (one_line_of(picture.place), "dim"))
-    if not picture.counts:
+    if not picture.queues:
         print_line(console, "There are no tasks yet.")
+        if picture.carried == {}:
+            print_line(console, "What is on queues is counted with --app MODULE:LOOM.")
     else:
         console.print(_queues(picture))
     _show_workers(picture, console)
@@ -105,31 +127,42 @@ def _queues(picture: Picture) -> Table:
     table.add_column("queue", overflow="fold")
     for status in statuses:
         table.add_column(as_status(status), justify="right", no_wrap=True)
+    carried = picture.carried
+    if carried is not None:
+        table.add_column("on the queue", justify="right", no_wrap=True)
     table.add_column("oldest waiting", justify="right", no_wrap=True)
-    for queue, counts in picture.counts.items():
+    for queue in picture.queues:
         since = picture.oldest.get(queue)
-        waits = "-" if since is None else age(since)
-        table.add_row(Text(one_line_of(queue)), *_numbers(counts, statuses), waits)
-    if len(picture.counts) > 1:
+        numbers = _numbers(picture.counts.get(queue, {}), statuses)
+        if carried is not None:
+            numbers.append(_number(carried.get(queue, 0)))
+        table.add_row(Text(one_line_of(queue)), *numbers, "-" if since is None else age(since))
+    if len(picture.queues) > 1:
         sums = {s: sum(c.get(s, 0) for c in picture.counts.values()) for s in statuses}
+        numbers = _numbers(sums, statuses)
+        if carried is not None:
+            numbers.append(_number(sum(carried.values())))
         table.add_section()
-        table.add_row("all", *_numbers(sums, statuses), "", style="bold")
+        table.add_row("all", *numbers, "", style="bold")
     return table
 
 
 def _numbers(counts: Mapping[TaskStatus, int], statuses: list[TaskStatus]) -> list[Text]:
     return [
-        Text(f"{number:,}", "red" if status is TaskStatus.FAILED else "")
-        if (number := counts.get(status, 0))
-        else Text("-", "dim")
+        _number(counts.get(status, 0), "red" if status is TaskStatus.FAILED else "")
         for status in statuses
     ]
+
+
+def _number(number: int, style: str = "") -> Text:
+    return Text(f"{number:,}", style) if number else Text("-", "dim")
 
 
 def _show_workers(picture: Picture, console: Console) -> None:
     if not picture.workers:
         start = f"Start one with: {program()} worker MODULE:LOOM"
-        waits = "Tasks are waiting. " if picture.oldest else ""
+        waiting = picture.oldest or any((picture.carried or {}).values())
+        waits = "Tasks are waiting. " if waiting else ""
         print_line(console, ("No worker is alive. ", "yellow" if waits else ""), waits, start)
         return
     print_line(console, f"{count(len(picture.workers), 'worker')} alive:")

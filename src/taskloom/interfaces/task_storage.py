@@ -34,7 +34,7 @@ class TaskStorage(Opening, ABC):
     async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
         """Keep `tasks` with the status they have. Returns those that were new, in order.
 
-        A known id is left as it is. All are kept or none.
+        A known id is left as it is. All are kept or none (Redis: of each thousand).
         """
 
     @abstractmethod

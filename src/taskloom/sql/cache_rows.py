@@ -13,6 +13,7 @@ from sqlalchemy import (
     Executable,
     Select,
     Text,
+    and_,
     bindparam,
     delete,
     or_,
@@ -21,7 +22,7 @@ from sqlalchemy import (
 )
 
 from taskloom.codec import decode, encode
-from taskloom.sql.dialect import Source, among, insert_into, over_rows
+from taskloom.sql.dialect import Source, among, insert_into, over_rows, said_of
 from taskloom.sql.schema import cache as table
 
 __all__ = ["add", "lock", "put", "remove", "unlock", "values"]
@@ -42,12 +43,11 @@ def values(conn: Connection, keys: Sequence[str], now: int) -> dict[str, str]:
 @cache
 def _values() -> Select[Any]:
     keys = _KEYS.table()
+    goes_on = or_(_c.expires_at.is_(None), _c.expires_at > bindparam("now"))
     return (
         select(_c.key, _c.value)
         .join(keys, _c.key == keys.c.key)
-        .where(
-            _c.value.is_not(None), or_(_c.expires_at.is_(None), _c.expires_at > bindparam("now"))
-        )
+        .where(said_of(keys.c.key, and_(_c.value.is_not(None), goes_on)))
     )
 
 
@@ -127,7 +127,8 @@ def unlock(conn: Connection, keys: Sequence[str], owner: str) -> None:
 @cache
 def _unlock() -> Delete:
     keys = _KEYS.table()
-    held = select(_c.key).join(keys, _c.key == keys.c.key).where(_c.owner == bindparam("owner"))
+    owned = said_of(keys.c.key, _c.owner == bindparam("owner"))
+    held = select(_c.key).join(keys, _c.key == keys.c.key).where(owned)
     # Held before they are deleted, in the order in which others take them.
     return delete(table).where(among(_c.key, held.order_by(_c.key).with_for_update(of=table)))
 

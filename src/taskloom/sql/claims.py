@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     CursorResult,
     Row,
@@ -36,7 +37,7 @@ from taskloom.sql.dialect import (
     listed,
     over_rows,
     raw_bytes,
-    without_index,
+    said_of,
 )
 from taskloom.sql.rows import SOURCE, TaskRow
 from taskloom.sql.schema import tasks
@@ -111,7 +112,8 @@ def take_over(conn: Connection, ids: Sequence[str], now: int, until: int) -> lis
 def _of_ids() -> Select[Any]:
     keys = KEYS.table()
     ended = or_(*(_c.status == status.value for status in TaskStatus if status.terminal))
-    return _as_claimed(_leasable().join(keys, _c.id == keys.c.id).where(~ended))
+    found = _leasable().join(keys, _c.id == keys.c.id)
+    return _as_claimed(found.where(said_of(keys.c.id, ~ended)))
 
 
 def _leasable() -> Select[Any]:
@@ -159,7 +161,8 @@ def _leased() -> Update:
 
 def _place() -> Any:
     """When a row was due; one whose lease has lapsed keeps the place it had."""
-    return case((still_held(), func.coalesce(_c.was_due, _c.due_at)), else_=_c.due_at)
+    held = _c.status == TaskStatus.PROCESSING.value
+    return case((held, func.coalesce(_c.was_due, _c.due_at)), else_=_c.due_at)
 
 
 def bodies(conn: Connection, seqs: str) -> dict[int, Row[Any]]:
@@ -245,7 +248,7 @@ def _extend() -> Update:
     keys = KEYS.table()
     return (
         update(tasks)
-        .where(_c.id == keys.c.id, _c.epoch == keys.c.epoch, still_held())
+        .where(_c.id == keys.c.id, _c.epoch == keys.c.epoch, still_held(keys.c.id))
         .values(due_at=bindparam("until"))
     )
 
@@ -260,7 +263,7 @@ def _release() -> Update:
     keys = KEYS.table()
     return (
         update(tasks)
-        .where(_c.id == keys.c.id, _c.epoch == keys.c.epoch, still_held())
+        .where(_c.id == keys.c.id, _c.epoch == keys.c.epoch, still_held(keys.c.id))
         .values(
             status=TaskStatus.SCHEDULED.value,
             epoch=_c.epoch + 1,
@@ -292,7 +295,7 @@ def go_on(*, fresh_epoch: bool) -> Update:
         values["epoch"] = _c.epoch + 1
     return (
         update(tasks)
-        .where(_c.id == new.c.id, _c.epoch == new.c.epoch, still_held())
+        .where(_c.id == new.c.id, _c.epoch == new.c.epoch, still_held(new.c.id))
         .values(**values)
     )
 
@@ -305,9 +308,9 @@ def replaced(new: Subquery) -> dict[str, Any]:
     return {**values, "stats": None, "result": None, "started_at": None}
 
 
-def still_held() -> Any:
-    """The condition that a row is under a lease, as far as its epoch is right."""
-    return without_index(_c.status) == TaskStatus.PROCESSING.value
+def still_held(key: ColumnElement[Any]) -> Any:
+    """The condition that the row of a source's `key` is leased, as far as its epoch is right."""
+    return said_of(key, _c.status == TaskStatus.PROCESSING.value)
 
 
 def _not_returned(keys: Sequence[Key], results: Iterable[CursorResult[Any]]) -> list[Key]:
@@ -331,5 +334,5 @@ def lost(conn: Connection, keys: Sequence[Key]) -> list[Key]:
 def _in_force() -> Select[Any]:
     keys = KEYS.table()
     same = (_c.id == keys.c.id) & (_c.epoch == keys.c.epoch)
-    held = select(keys.c.id, keys.c.epoch).join(tasks, same).where(still_held())
+    held = select(keys.c.id, keys.c.epoch).join(tasks, same).where(still_held(keys.c.id))
     return held.order_by(_c.id).with_for_update(of=tasks)

@@ -55,8 +55,8 @@ __all__ = [
     "over_rows",
     "raw_bytes",
     "refuse_foreign",
+    "said_of",
     "tally_slot",
-    "without_index",
     "without_nul",
 ]
 
@@ -134,10 +134,10 @@ class _Among(_Spelled):
     postgresql = "{0} = ANY (ARRAY{1})"
 
 
-class _WithoutIndex(_Spelled):
+class _SaidOf(_Spelled):
     inherit_cache = True
-    sqlite = "{0}"
-    postgresql = "({0} || '')"
+    sqlite = "({1})"
+    postgresql = "CASE WHEN {0} IS NOT NULL THEN {1} END"
 
 
 @compiles(OnConflictDoNothing, "postgresql")
@@ -310,13 +310,14 @@ def raw_bytes(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return _RawBytes(column)
 
 
-def without_index(column: ColumnElement[str]) -> ColumnElement[str]:
-    """A text column in a condition that is to choose no index.
+def said_of(key: ColumnElement[Any], condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    """A condition on rows that are looked up by a source's `key`, never to look them up by.
 
-    Where rows are looked up by id, PostgreSQL would rather nest over the small index of leases for
-    each of them, once it plans without knowing how many there are: quadratic.
+    PostgreSQL plans without knowing how many rows a source has, and keeps the plan as the table
+    grows: a condition that looks rare lets it read all of the table, or all leases, and the source
+    for each of those. Said of pairs, it is asked of what was found.
     """
-    return type_coerce(_WithoutIndex(column), Text())
+    return _SaidOf(key, condition)
 
 
 def without_nul(text: str) -> str:

@@ -30,7 +30,7 @@ from taskloom.outcomes import Ending, Settlement
 from taskloom.sql import adding
 from taskloom.sql.changing import cancel, revive, unqueue
 from taskloom.sql.claims import KEYS, Key, go_on, lost, still_held
-from taskloom.sql.dialect import Source, has_row_locks, listed, over_rows
+from taskloom.sql.dialect import Source, has_row_locks, listed, over_rows, said_of
 from taskloom.sql.projections import ProjectionRow, projection_rows, upsert_rows
 from taskloom.sql.rows import TaskRow, full_row, full_rows
 from taskloom.sql.schema import tasks
@@ -265,14 +265,16 @@ def _end_all(
 def _end_alike() -> Update:
     ids = listed("ids", Text()).subquery("s")
     return _ended_as(bindparam("as"), bindparam("stats_now"), bindparam("result_now")).where(
-        _c.id == ids.c.item, _c.epoch == bindparam("under"), still_held()
+        _c.id == ids.c.item,
+        said_of(ids.c.item, _c.epoch == bindparam("under")),
+        still_held(ids.c.item),
     )
 
 
 @cache
 def _end() -> Update:
     ends = _ENDS.table()
-    return _ended(ends).where(_c.id == ends.c.id, _c.epoch == ends.c.epoch, still_held())
+    return _ended(ends).where(_c.id == ends.c.id, _c.epoch == ends.c.epoch, still_held(ends.c.id))
 
 
 def _ended(ends: Subquery) -> Update:
@@ -318,7 +320,7 @@ def _end_free() -> Executable:
     ended = or_(*(_c.status == status.value for status in TaskStatus if status.terminal))
     return (
         _ended(ends)
-        .where(_c.id == ends.c.id, ~ended)
+        .where(_c.id == ends.c.id, said_of(ends.c.id, ~ended))
         .values(epoch=_c.epoch + 1)
         .returning(_c.id, _c.queue_id, _c.status)
     )
