@@ -43,5 +43,5 @@ def test_status_counts_what_is_on_the_queue(cli: CommandLine, redis_url: str) ->
     assert answer["queues"]["mail"]["on_the_queue"] == 2
     assert answer["queues"]["mail"]["counts"]["scheduled"] == 1
     stored = cli.call("status", "--url", url).stdout  # the queue is known from what is stored
-    assert "on the queue" in stored
+    assert "on queue" in stored
     assert "Tasks are waiting" in stored

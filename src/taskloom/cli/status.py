@@ -129,7 +129,7 @@ def _queues(picture: Picture) -> Table:
         table.add_column(as_status(status), justify="right", no_wrap=True)
     carried = picture.carried
     if carried is not None:
-        table.add_column("on the queue", justify="right", no_wrap=True)
+        table.add_column("on queue", justify="right", no_wrap=True)
     table.add_column("oldest waiting", justify="right", no_wrap=True)
     for queue in picture.queues:
         since = picture.oldest.get(queue)

@@ -34,6 +34,12 @@ _COMPARE_EVERY = 60.0
 _LOOK_AT_CLOCK_EVERY = 1.0
 _SAME_TIME = timedelta(milliseconds=20)
 """Clocks that are no further apart are one: what is due here is due there."""
+_PLANS_LAST = 5.0
+"""Seconds that a connection keeps the plans of its statements.
+
+Those made while the tables were nearly empty read all of them. PostgreSQL itself notices within a
+minute or two, in which a burst of tasks would hardly move.
+"""
 _SERVER_TIME = select(func.clock_timestamp())
 
 
@@ -131,6 +137,7 @@ class PostgresConnections:
                 self._gate.shut()
                 raise
             try:
+                await _plan_anew(conn)
                 yield conn
             except DBAPIError as error:
                 if is_disconnect(error):
@@ -164,6 +171,13 @@ class PostgresConnections:
                 after = datetime.now(UTC)
         ahead = server - (before + (after - before) / 2)
         self.ahead = ahead if abs(ahead) > _SAME_TIME + (after - before) else timedelta(0)
+
+
+async def _plan_anew(conn: AsyncConnection) -> None:
+    planned = conn.info.setdefault("taskloom_planned", time.monotonic())
+    if time.monotonic() - planned >= _PLANS_LAST:
+        conn.info["taskloom_planned"] = time.monotonic()
+        await conn.exec_driver_sql("DISCARD PLANS")
 
 
 def _may_repeat(error: DBAPIError, attempt: int) -> bool:
