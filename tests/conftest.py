@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from redis_server import free_port, redis_server
-from servers import fresh_database, postgres
+from servers import empty_database, fresh_database, postgres
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +20,15 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 async def postgres_url(postgres_server: str) -> AsyncIterator[str]:
-    """The URL of an empty PostgreSQL database."""
+    """The URL of a new PostgreSQL database, without tables."""
     async with fresh_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+async def postgres_tables(postgres_server: str) -> AsyncIterator[str]:
+    """The URL of a PostgreSQL database without rows, made much quicker than a new one."""
+    async with empty_database(postgres_server) as url:
         yield url
 
 

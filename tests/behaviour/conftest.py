@@ -55,6 +55,13 @@ async def memory(tmp_path: Path) -> AsyncIterator[Engines]:
         yield opened
 
 
+@pytest.fixture(params=("sqlite", "postgresql"))
+async def sql(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
+    """Each database whose storage is its queue, in real time."""
+    async with _opened(request, SystemClock(), tmp_path) as opened:
+        yield opened
+
+
 @pytest.fixture
 async def sqlite(tmp_path: Path) -> AsyncIterator[Engines]:
     """SQLite in real time; its file is `engines.file`."""

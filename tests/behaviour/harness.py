@@ -138,10 +138,11 @@ for _provider in (TaskLifecycleProvider, WorkerLifecycleProvider, TaskNotificati
 class Engines:
     """A queue, a storage and a cache, open, and handlers made on them."""
 
-    def __init__(self, kind: str, clock: Clock, parts: Parts, file: Path) -> None:
+    def __init__(self, kind: str, clock: Clock, parts: Parts, file: Path, url: str = "") -> None:
         self.kind = kind
         self.clock = clock
         self.file = file
+        self.url = url
         self.parts = parts
         self.queue = parts.queue
         self.storage: Any = parts.storage
@@ -227,11 +228,12 @@ async def open_engines(
         server = RedisServer.from_url(url, prefix=f"test-{new_id()}", clock=clock)
         parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
     else:
-        database = SqlDatabase.from_url(url or f"sqlite:///{file}", clock=clock)
+        url = url or f"sqlite:///{file}"
+        database = SqlDatabase.from_url(url, clock=clock)
         storage = SqlStorage(database)
         parts = Parts(SqlQueue(storage), storage, SqlCache(database))
     async with parts.storage, parts.queue, parts.cache:
-        engines = Engines(kind, clock, parts, file)
+        engines = Engines(kind, clock, parts, file, url)
         try:
             yield engines
         finally:

@@ -196,12 +196,10 @@ async def test_12_3_tasks_outlive_the_process_that_added_them(tmp_path: Path) ->
     assert runs.payloads == [{"nul": "\x00"}]
 
 
-async def test_12_3_two_databases_on_one_file_share_the_work(
-    sqlite: Engines, tmp_path: Path
-) -> None:
+async def test_12_3_two_on_one_database_share_the_work(sql: Engines, tmp_path: Path) -> None:
     here, there, diary = Runs(), Runs(), Diary()
-    first = sqlite.handler({TYPE: single(here)}, diary=diary)
-    async with open_engines("sqlite", SystemClock(), tmp_path) as elsewhere:
+    first = sql.handler({TYPE: single(here)}, diary=diary)
+    async with open_engines(sql.kind, SystemClock(), tmp_path, sql.url) as elsewhere:
         second = elsewhere.handler({TYPE: single(there)}, diary=diary)
         async with serving(first), serving(second):
             for start in range(0, 300, 30):
@@ -225,22 +223,24 @@ async def work(task, actions):
     actions.success(task)
 
 async def main():
-    async with open_engines("sqlite", SystemClock(), Path(sys.argv[1])) as engines:
+    kind, folder, url = sys.argv[1], Path(sys.argv[4]), sys.argv[5]
+    async with open_engines(kind, SystemClock(), folder, url) as engines:
         await engines.handler({TYPE: parallel(work, 4)}).drain(30)
 
 asyncio.run(main())
 """
 
 
-async def test_12_3_many_processes_run_each_task_once(sqlite: Engines, tmp_path: Path) -> None:
-    tasks = await sqlite.handler().add_tasks([make_task(n) for n in range(400)])
+async def test_12_3_many_processes_run_each_task_once(sql: Engines, tmp_path: Path) -> None:
+    tasks = await sql.handler().add_tasks([make_task(n) for n in range(400)])
     log = tmp_path / "ran.log"
-    arguments = [sys.executable, "-c", WORKER, str(tmp_path), str(Path(__file__).parent), str(log)]
+    arguments = [sql.kind, str(Path(__file__).parent), str(log), str(tmp_path), sql.url]
+    command = [sys.executable, "-c", WORKER, *arguments]
     workers = [
-        await asyncio.create_subprocess_exec(*arguments, stderr=subprocess.PIPE) for _ in range(3)
+        await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE) for _ in range(3)
     ]
     ends = await asyncio.gather(*(worker.communicate() for worker in workers))
     assert [worker.returncode for worker in workers] == [0, 0, 0], ends
     ran = [int(line) for line in log.read_text().split()]
     assert sorted(ran) == list(range(400))
-    assert {await sqlite.status(task) for task in tasks} == {TaskStatus.EXECUTED}
+    assert {await sql.status(task) for task in tasks} == {TaskStatus.EXECUTED}

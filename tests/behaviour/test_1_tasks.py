@@ -39,17 +39,17 @@ async def test_1_2_queued_is_stored_and_handed_to_a_separate_queue(memory: Engin
     assert await memory.queue.depth(QUEUE) == 1
 
 
-async def test_1_2_processing_is_claimed_under_a_lease(sqlite: Engines) -> None:
+async def test_1_2_processing_is_claimed_under_a_lease(sql: Engines) -> None:
     runs = Runs(gate=asyncio.Event())
-    handler = sqlite.handler({TYPE: single(runs)})
+    handler = sql.handler({TYPE: single(runs)})
     (task,) = await handler.add_tasks([make_task()])
     async with serving(handler):
         await runs.reach(1)
-        found = await sqlite.stored(task)
+        found = await sql.stored(task)
         assert found is not None
         assert found.status is TaskStatus.PROCESSING
         assert found.processing_started_at is not None
-        assert await sqlite.queue.claim(QUEUE, 1, lease=1) == []
+        assert await sql.queue.claim(QUEUE, 1, lease=1) == []
         assert runs.gate is not None
         runs.gate.set()
 

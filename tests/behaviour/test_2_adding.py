@@ -81,12 +81,12 @@ async def test_2_1_due_soon_goes_to_storage_when_the_queue_cannot_delay(memory: 
 
 @pytest.mark.parametrize("fields", [{}, {"force_store": True}, {"execute_at": _in(3600)}])
 async def test_2_1_where_the_storage_is_the_queue_it_is_one_insert(
-    sqlite: Engines, fields: dict[str, Any]
+    sql: Engines, fields: dict[str, Any]
 ) -> None:
-    parts = sqlite.meddled()
-    (task,) = await sqlite.handler(parts=parts).add_tasks([make_task(**fields)])
+    parts = sql.meddled()
+    (task,) = await sql.handler(parts=parts).add_tasks([make_task(**fields)])
     assert parts.names(*WRITES) == ["storage.add"]
-    assert await sqlite.status(task) is TaskStatus.SCHEDULED
+    assert await sql.status(task) is TaskStatus.SCHEDULED
 
 
 async def test_2_1_a_process_that_only_produces_needs_no_executors(engines: Engines) -> None:
@@ -189,10 +189,10 @@ async def test_2_4_storage_then_queue_then_the_event(memory: Engines) -> None:
     assert len(diary.of("on_task_scheduled")) == 1
 
 
-async def test_2_4_the_event_comes_after_the_one_insert(sqlite: Engines) -> None:
-    parts, diary = sqlite.meddled(), Diary()
+async def test_2_4_the_event_comes_after_the_one_insert(sql: Engines) -> None:
+    parts, diary = sql.meddled(), Diary()
     gate = parts.hold("storage.add")
-    handler = sqlite.handler(parts=parts, diary=diary)
+    handler = sql.handler(parts=parts, diary=diary)
     adding = asyncio.create_task(handler.add_tasks([make_task()]))
     await until(gate.reached)
     assert not diary.of("on_task_scheduled")

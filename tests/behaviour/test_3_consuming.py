@@ -91,11 +91,12 @@ async def test_3_3_an_idle_worker_starts_tasks_without_waiting_for_a_poll(
 
 
 async def test_3_3_an_idle_worker_finds_what_another_process_added(
-    sqlite: Engines, tmp_path: Path
+    sql: Engines, tmp_path: Path
 ) -> None:
-    parts, runs = sqlite.meddled(), Runs()
-    handler = sqlite.handler({TYPE: single(runs)}, parts=parts)
-    async with serving(handler), open_engines("sqlite", SystemClock(), tmp_path) as elsewhere:
+    parts, runs = sql.meddled(), Runs()
+    handler = sql.handler({TYPE: single(runs)}, parts=parts)
+    other = open_engines(sql.kind, SystemClock(), tmp_path, sql.url)
+    async with serving(handler), other as elsewhere:
         await parts.called("queue.claim", 2)
         started = time.monotonic()
         await elsewhere.handler().add_tasks([make_task()])

@@ -37,11 +37,11 @@ async def test_r14_a_blocked_loop_is_told_with_the_stack_that_blocks_it(
     assert "in blocks_the_loop" in texts[0]
 
 
-async def test_f6_blocked_longer_than_its_lease_an_outcome_is_refused(sqlite: Engines) -> None:
+async def test_f6_blocked_longer_than_its_lease_an_outcome_is_refused(sql: Engines) -> None:
     stolen: list[Delivery] = []
 
     async def claim_elsewhere() -> None:
-        async with SqlQueue.from_url(f"sqlite:///{sqlite.file}") as queue:
+        async with SqlQueue.from_url(sql.url) as queue:
             records = await queue.claim(QUEUE, 1, lease=60, wait=PATIENCE)
             stolen.extend(record for record in records if isinstance(record, Delivery))
 
@@ -51,15 +51,15 @@ async def test_f6_blocked_longer_than_its_lease_an_outcome_is_refused(sqlite: En
         thief.join(PATIENCE)
         actions.success(task, "too late")
 
-    handler = sqlite.handler({TYPE: single(blocks_the_loop)}, lease=0.5)
+    handler = sql.handler({TYPE: single(blocks_the_loop)}, lease=0.5)
     [task] = await handler.add_tasks([make_task()])
     summary = await handler.process_batch(QUEUE)
     assert (summary.succeeded, summary.released) == (0, 1)
     assert [(delivery.task.id, delivery.delivery_count) for delivery in stolen] == [(task.id, 2)]
-    assert await sqlite.queue.extend(stolen, 60) == []
+    assert await sql.queue.extend(stolen, 60) == []
 
 
-async def test_f6_blocked_for_less_than_its_lease_nothing_runs_twice(sqlite: Engines) -> None:
+async def test_f6_blocked_for_less_than_its_lease_nothing_runs_twice(sql: Engines) -> None:
     runs: list[str] = []
 
     async def blocks_the_loop(task: Task[Any], actions: Any) -> None:
@@ -68,8 +68,8 @@ async def test_f6_blocked_for_less_than_its_lease_nothing_runs_twice(sqlite: Eng
         actions.success(task)
 
     diary = Diary()
-    one = sqlite.handler({TYPE: single(blocks_the_loop)}, lease=2, diary=diary)
-    two = sqlite.handler({TYPE: single(blocks_the_loop)}, lease=2, diary=diary)
+    one = sql.handler({TYPE: single(blocks_the_loop)}, lease=2, diary=diary)
+    two = sql.handler({TYPE: single(blocks_the_loop)}, lease=2, diary=diary)
     tasks = await one.add_tasks([make_task(n) for n in range(2)])
     async with serving(one), serving(two):
         await diary.told("on_task_completed", 2)

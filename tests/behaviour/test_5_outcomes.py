@@ -341,8 +341,8 @@ async def test_5_5_discards_are_counted_over_the_last_24_hours(memory: Engines) 
     assert [event.last_24_hours for event in diary.of("on_tasks_discarded")] == [1, 2, 2]
 
 
-async def test_5_5_where_the_storage_is_the_queue_nothing_is_discarded(sqlite: Engines) -> None:
-    handler = sqlite.handler({TYPE: single(fail, store_on_failure=False)})
+async def test_5_5_where_the_storage_is_the_queue_nothing_is_discarded(sql: Engines) -> None:
+    handler = sql.handler({TYPE: single(fail, store_on_failure=False)})
     [task] = await handler.add_tasks([make_task()])
     await run_batch(handler)
-    assert await sqlite.status(task) is TaskStatus.FAILED
+    assert await sql.status(task) is TaskStatus.FAILED

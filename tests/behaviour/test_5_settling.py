@@ -62,14 +62,14 @@ async def test_5_6_beside_the_queue_storage_then_children_then_the_acknowledgeme
     assert parts.names(*WRITES) == ["storage.settle", "queue.put", "queue.ack"]
 
 
-async def test_5_6_in_the_queue_itself_children_are_in_the_same_write(sqlite: Engines) -> None:
-    parts = sqlite.meddled()
-    handler = sqlite.handler({TYPE: single(spawn)}, parts=parts)
+async def test_5_6_in_the_queue_itself_children_are_in_the_same_write(sql: Engines) -> None:
+    parts = sql.meddled()
+    handler = sql.handler({TYPE: single(spawn)}, parts=parts)
     await handler.add_tasks([make_task()])
     parts.calls.clear()
     await run_batch(handler)
     assert parts.names(*WRITES) == ["storage.settle"]
-    assert await sqlite.queue.depth(QUEUE) == 3
+    assert await sql.queue.depth(QUEUE) == 3
 
 
 @pytest.mark.parametrize("stored", [False, True])

@@ -52,7 +52,7 @@ async def test_7_1_due_tasks_move_from_storage_to_their_queue_as_queued(memory: 
     assert await handler.move_mature_tasks() == 0
 
 
-@pytest.mark.parametrize("still", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("still", ["sqlite", "postgresql"], indirect=True)
 async def test_7_1_where_the_storage_is_the_queue_nothing_needs_to_move(still: Engines) -> None:
     runs = Runs()
     handler = still.handler({TYPE: single(runs)})
@@ -195,7 +195,7 @@ async def test_7_1_a_stored_task_starts_within_a_mature_interval_of_its_time(
 # 7.2 recovery
 
 
-@pytest.mark.parametrize("still", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("still", ["sqlite", "postgresql"], indirect=True)
 async def test_7_2_processing_with_a_lease_that_ran_out_becomes_scheduled(still: Engines) -> None:
     (task,) = await still.handler().add_tasks([make_task()])
     await still.queue.claim(QUEUE, 1, lease=5)

@@ -50,7 +50,7 @@ async def finish(handler: TaskHandler) -> None:
         ({"entity": EntityRef("", "album")}, r"^entity\.id: "),
     ],
 )
-@pytest.mark.parametrize("flows", ["memory", "sqlite"], indirect=True)
+@pytest.mark.parametrize("flows", ["memory", "sqlite", "postgresql"], indirect=True)
 async def test_9_1_a_flow_that_could_never_end_is_refused(
     flows: FlowEngines, arguments: dict[str, Any], message: str
 ) -> None:
@@ -73,7 +73,7 @@ async def test_9_1_a_flow_that_could_never_end_is_refused(
     assert await flows.barrier.search() == []
 
 
-@pytest.mark.parametrize("flows", ["memory", "sqlite"], indirect=True)
+@pytest.mark.parametrize("flows", ["memory", "sqlite", "postgresql"], indirect=True)
 async def test_9_1_without_a_barrier_there_are_no_flows(flows: FlowEngines) -> None:
     async def starts(task: Task[Any], actions: Any) -> None:
         with pytest.raises(InvalidFlowError, match="flow_barrier"):

@@ -10,6 +10,7 @@ import pytest
 
 from taskloom.identity import new_id
 from taskloom.redis import RedisFlowBarrier, RedisQueue, RedisServer, RedisShardLocks, RedisStorage
+from taskloom.redis.keys import GROUP
 from taskloom.redis.scripts import Script, script
 from taskloom.testing import (
     BarrierConformance,
@@ -30,6 +31,30 @@ class StreamCases(QueueSuite):
         assert await queue.ack(await self.take(queue, queue_id, 3, LONG)) == []
         await self.outlive_lease()
         assert ids(await self.take(queue, queue_id)) == [early.task.id]
+
+    async def test_of_a_batch_what_is_done_is_over(self, queue: RedisQueue) -> None:
+        queue_id, [first, second] = await self.put_and_take(queue, 2, lease=LONG)
+        assert await queue.ack([first]) == []
+        assert await queue.ack([first, second]) == [first]
+        assert await queue.ack([second]) == [second]
+        batches = queue.server.keys.queue(queue_id).batches
+        assert await queue.server.client.exists(batches) == 0
+
+    async def test_a_group_made_again_knows_no_old_claims(self, queue: RedisQueue) -> None:
+        queue_id, [before] = await self.put_and_take(queue, lease=LONG)
+        await queue.server.client.xgroup_destroy(queue.server.keys.queue(queue_id).stream, GROUP)
+        async with RedisQueue(queue.server) as other:
+            (held,) = await self.take(other, queue_id, 1, LONG)
+            assert await queue.ack([before]) == [before]
+            assert await other.ack([held]) == []
+
+    async def test_lost_leases_come_back_in_order(self, queue: RedisQueue) -> None:
+        queue_id, lost = await self.put_and_take(queue, 12, lease=self.lease)
+        assert await queue.ack([lost[3]]) == []
+        await self.outlive_lease()
+        assert await queue.depth(queue_id) == 11
+        expected = [each for each in ids(lost) if each != lost[3].task.id]
+        assert ids(await self.take(queue, queue_id, 11)) == expected
 
 
 class TestRedisStream(StreamCases):
@@ -59,11 +84,35 @@ ENGINES = {
 
 HELD = ("if claims == each[3] then", "if true then")
 HOLDER = ("from, upto, count, consumer)", "from, upto, count)")
+ALONE = ("whole = whole and not lease", "whole = true")
 LOCKED = ("if holder() ~= owner then", "if false then")
 
 GUARDS = [
     Guard("queue_ack", *HELD, QueueConformance, "test_a_late_ack_is_inert"),
     Guard("queue_ack", *HOLDER, QueueConformance, "test_after_a_release_nothing_else_works"),
+    Guard("queue_ack", *ALONE, QueueConformance, "test_after_a_release_nothing_else_works"),
+    Guard(
+        "queue_ack",
+        "not redis.call('ZSCORE', batches, batch)",
+        "false",
+        StreamCases,
+        "test_a_group_made_again_knows_no_old_claims",
+    ),
+    Guard(
+        "queue_ack",
+        "count == #entries or",
+        "true or",
+        StreamCases,
+        "test_of_a_batch_what_is_done_is_over",
+    ),
+    Guard("queue_claim", "'NX', ", "", QueueConformance, "test_an_extended_lease_holds"),
+    Guard(
+        "queue_claim",
+        "redis.call('DEL', batches, leases, released)",
+        "",
+        StreamCases,
+        "test_a_group_made_again_knows_no_old_claims",
+    ),
     Guard("queue_extend", *HELD, QueueConformance, "test_a_late_extend_is_inert"),
     Guard("queue_release", *HELD, QueueConformance, "test_a_late_release_is_inert"),
     Guard("queue_replace", *HELD, QueueConformance, "test_a_late_retry_is_inert"),
@@ -76,8 +125,8 @@ GUARDS = [
     ),
     Guard(
         "queue_put",
-        "redis.call('HSETNX', ids, id, '') == 1",
-        "true",
+        "if not known[id] then",
+        "if true then",
         QueueConformance,
         "test_an_id_put_while_in_flight_is_one_task",
     ),

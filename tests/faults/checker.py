@@ -129,8 +129,18 @@ def _extra_runs_explained(case: Case) -> Iterator[Violation]:
             if before.word == "fail" and after.attempt == before.attempt + 1:
                 continue
             finished = before.word in ("ok", "fail")
+            if _started_late(case.history, after):
+                continue
             if not case.history.fault_between(before.pid, before.start, after.start, hard=finished):
                 yield Violation("I5", id, f"ran again without a reason: {before}, then {after}")
+
+
+def _started_late(history: History, run: Run) -> bool:
+    """Whether its process was held up between the claim and the start, past its lease."""
+    claims = [c for c in history.claims.get(run.task, []) if c.pid == run.pid and c.t <= run.start]
+    if not claims or run.start < claims[-1].until:
+        return False
+    return bool(history.fault_between(run.pid, claims[-1].since, run.start, hard=True))
 
 
 def _leases_respected(case: Case) -> Iterator[Violation]:

@@ -20,25 +20,27 @@ STOPPED_FOR = 1.5
 class Nemesis:
     """One kind of harm at a time, to the workers of a rig that replaces what ends."""
 
-    def __init__(self, rig: Rig, seed: int, *, pace: float) -> None:
+    def __init__(self, rig: Rig, seed: int, *, pace: float, patient: bool = False) -> None:
         self._rig = rig
         self._random = random.Random(seed)
         self._pace = pace
+        self._patient = patient
         self.harmed: list[int] = []
 
     async def kill(self, count: int) -> None:
         """`kill -9` of so many workers that have something in hand, `pace` seconds apart.
 
-        On a starved machine it is more: until those that ended are replaced.
+        One that is `patient` waits until those that ended are replaced, too.
         """
         while len(self.harmed) < count:
             await self._pause()
-            await self._rig.all_ready()
+            if self._patient:
+                await self._rig.all_ready()
             victim = self._victim()
             if victim is not None:
                 self._rig.kill(victim)
                 self.harmed.append(victim)
-                await self._rig.ended(victim)
+        await self._rig.ended(self.harmed[-1])
 
     async def stop_and_continue(self, count: int) -> None:
         """SIGSTOP past the lease, then SIGCONT, one worker after the other."""

@@ -220,10 +220,11 @@ class RedisPlace(Place):
     async def held(self) -> list[str]:
         client, keys = self._server.client, self._server.keys
         queue = keys.queue(QUEUE)
-        left = [key for key in queue if key not in (queue.done, queue.bell)]
+        own = {"stream", "done", "bell", "new"}  # of the queue, not of tasks
+        left = [key for field, key in queue._asdict().items() if field not in own]
         found = [key for key in left if await client.exists(key)]
-        if queue.stream in found and not await client.xlen(queue.stream):
-            found.remove(queue.stream)  # an empty one keeps its group
+        if await client.xlen(queue.stream):  # an empty one is there, and keeps its group
+            found.append(queue.stream)
         if pending := await self._pending(queue.stream):
             found.append(f"{pending} pending entries")
         rows = f"{keys.tasks}moment:processing"
@@ -235,7 +236,9 @@ class RedisPlace(Place):
         return sum(group["pending"] for group in groups)
 
     async def waiting(self) -> int:
-        return int(await self._server.client.hlen(self._server.keys.queue(QUEUE).ids))
+        client, ids = self._server.client, self._server.keys.queue(QUEUE).ids
+        count = client.hlen if await client.type(ids) == b"hash" else client.scard
+        return int(await count(ids))
 
     async def acknowledged(self) -> set[str]:
         sets = await self._keys(f"{self._server.keys.queue(QUEUE).done}:")

@@ -19,25 +19,31 @@ KILLS = int(os.environ.get("TASKLOOM_TEST_KILLS", "60"))
 WORKERS = 4
 PACE = 0.3
 """Seconds between two kills; with four workers each of them lives about 1.2 s."""
-# More processes want the processor there: a living worker is to keep its lease all the same.
+RULES = Rules(max_deliveries=8)
+# A server wants the processor, too: a living worker is to keep its lease all the same.
 ON_SERVERS = Rules(lease=2.0, recovery=4.0, max_deliveries=8)
 CASES = [
-    pytest.param("sqlite", Rules(max_deliveries=8), 25, id="sqlite"),
-    pytest.param("postgresql", ON_SERVERS, 10, id="postgresql"),
-    pytest.param("redis", ON_SERVERS, 10, id="redis"),
+    pytest.param("sqlite", RULES, 25, False, id="sqlite"),
+    pytest.param("postgresql", ON_SERVERS, 10, True, id="postgresql"),
+    pytest.param("redis", ON_SERVERS, 10, True, id="redis"),
 ]
-"""The engine, the rules, and how many tasks for each kill."""
+"""The engine, the rules, how many tasks for each kill, and whether they wait for replacements."""
 
 
 @pytest.mark.timeout(90 + 3 * KILLS)
-@pytest.mark.parametrize(("engine", "rules", "tasks_per_kill"), CASES)
+@pytest.mark.parametrize(("engine", "rules", "tasks_per_kill", "patient"), CASES)
 async def test_nothing_is_lost_and_nothing_doubled(
-    tmp_path: Path, open_rig: OpenRig, engine: str, rules: Rules, tasks_per_kill: int
+    tmp_path: Path,
+    open_rig: OpenRig,
+    engine: str,
+    rules: Rules,
+    tasks_per_kill: int,
+    patient: bool,
 ) -> None:
     seed = seed_of(20261121)
     async with open_rig(tmp_path / "rig", rules, engine=engine) as rig:
         await rig.keep_workers(WORKERS)
-        nemesis = Nemesis(rig, seed, pace=PACE)
+        nemesis = Nemesis(rig, seed, pace=PACE, patient=patient)
         tasks = KILLS * tasks_per_kill
         clients = [
             await rig.start(

@@ -38,10 +38,11 @@ async def test_what_a_stopped_worker_reports_later_is_refused(
         assert [event.pid for event in rig.of("run.end")][-2:] == [second, first]
 
 
-LAST_WORD = {"sqlite": "settle.before", "postgresql": "settle.before", "redis": "ack.before"}
+LAST_WORD = {"postgresql": "settle.before", "redis": "ack.before"}
+"""Not on SQLite: a process that stops anywhere but in a body may have locked the file."""
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", list(LAST_WORD))
 async def test_an_acknowledgement_that_comes_too_late_is_refused(
     tmp_path: Path, open_rig: OpenRig, engine: str
 ) -> None:

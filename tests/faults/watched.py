@@ -87,7 +87,8 @@ class WatchedDatabase(SqlDatabase):
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        crash, arm, name = self.crash, self.arm, work.__name__
+        crash, arm = self.crash, self.arm
+        name = work.__name__.removesuffix("_all")  # of a storage alone, or of a barrier with it
 
         def watched(conn: Connection) -> T:
             if name == "settle":

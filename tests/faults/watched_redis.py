@@ -152,7 +152,8 @@ def _epoch(delivery: Delivery) -> int:
     receipt = delivery.receipt
     millis, _, number = receipt.entry.partition("-")
     entry = int(millis) * 1000 + min(int(number), 999)
-    return entry * 1000 + 500 + 2 * receipt.claims - delivery.delivery_count
+    claims = getattr(receipt, "lease", receipt).claims
+    return entry * 1000 + 500 + 2 * claims - delivery.delivery_count
 
 
 def _keys(

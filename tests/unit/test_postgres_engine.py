@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, make_url, select, text
 
 from taskloom.errors import ConfigurationError, StorageUnavailableError
-from taskloom.sql import SqlDatabase, SqlQueue, SqlStorage, queue
+from taskloom.sql import (
+    SqlDatabase,
+    SqlQueue,
+    SqlStorage,
+    postgres_connections,
+    queue,
+    reconnecting,
+)
+from taskloom.sql.reconnecting import Gate
 from taskloom.task import Task
 
 PATIENCE = 20.0
@@ -37,29 +47,50 @@ async def cut_off(url: str) -> None:
     await conn.close()
 
 
+async def is_heard(database: SqlDatabase, elsewhere: SqlStorage) -> None:
+    """Return when word of what is added elsewhere arrives."""
+    told = database.wakeups.expect("q")
+    async with asyncio.timeout(PATIENCE):
+        while not told.done():  # until both of them are connected, nobody is told
+            await elsewhere.add(some(1))
+            await asyncio.wait([told], timeout=0.1)
+    assert told.result() is False  # by someone else
+
+
 async def test_one_process_hears_what_another_one_added(
     database: SqlDatabase, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "_LOOK_EVERY", 3600.0)
     here = SqlQueue(SqlStorage(database))
-    async with SqlStorage.from_url(postgres_url) as elsewhere, asyncio.timeout(PATIENCE):
+    async with SqlStorage.from_url(postgres_url) as elsewhere:
+        await is_heard(database, elsewhere)
+        assert len(await here.claim("q", 100, lease=60)) >= 1
         waiting = asyncio.create_task(here.claim("q", 1, lease=60, wait=3600))
-        while not waiting.done():  # until both of them are connected, nobody is told
-            await elsewhere.add(some(1))
-            await asyncio.wait([waiting], timeout=0.1)
-        assert len(await waiting) == 1
+        await asyncio.wait([waiting], timeout=0.1)  # it has found nothing, and waits
+        (task,) = await elsewhere.add(some(1))
+        async with asyncio.timeout(PATIENCE):
+            assert [each.task.id for each in await waiting] == [task.id]  # type: ignore[union-attr]
 
 
-async def test_what_was_lost_is_heard_again(
-    database: SqlDatabase, postgres_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    await cut_off(postgres_url)
+async def test_what_was_lost_is_heard_again(database: SqlDatabase, postgres_url: str) -> None:
     async with SqlStorage.from_url(postgres_url) as elsewhere, asyncio.timeout(PATIENCE):
-        told = database.wakeups.expect("q")
-        while not told.done():
-            await elsewhere.add(some(1))
-            await asyncio.wait([told], timeout=0.1)
-        assert told.result() is False  # by someone else
+        await is_heard(database, elsewhere)
+        again = database.wakeups.expect("q")
+        await cut_off(postgres_url)
+        assert await again is False  # who listens again looks for what was said meanwhile
+        await is_heard(database, elsewhere)
+
+
+async def test_what_was_added_last_is_told_before_closing(
+    database: SqlDatabase, postgres_url: str
+) -> None:
+    async with SqlStorage.from_url(postgres_url) as elsewhere:
+        await is_heard(database, elsewhere)
+    told = database.wakeups.expect("q")
+    async with SqlStorage.from_url(postgres_url) as short:
+        await short.add(some(1))
+    async with asyncio.timeout(PATIENCE):
+        assert await told is False
 
 
 async def test_many_make_the_tables_of_a_new_database_at_once(postgres_url: str) -> None:
@@ -78,6 +109,71 @@ async def test_connections_that_were_cut_are_made_again_unseen(
     await cut_off(postgres_url)
     assert len(await storage.add(some(1))) == 1
     assert await storage.get([task.id]) == [task]
+
+
+async def test_reading_is_repeated_over_a_connection_that_was_cut(
+    database: SqlDatabase, postgres_url: str
+) -> None:
+    (task,) = await SqlStorage(database).add(some(1))
+    await cut_off(postgres_url)
+    assert await SqlStorage(database).get([task.id]) == [task]
+
+
+async def test_one_asks_for_all_whether_the_server_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconnecting, "_SHORTEST", 0.1)
+    answers: asyncio.Queue[Exception | None] = asyncio.Queue()
+    asked: list[float] = []
+
+    async def ask() -> None:
+        asked.append(time.monotonic())
+        if (error := await answers.get()) is not None:
+            raise error
+
+    gate = Gate(ask)
+    await gate.passed()
+    assert asked == []
+    gate.shut()
+    for times in range(1, 4):
+        waiting = [asyncio.create_task(gate.passed()) for _ in range(100)]
+        answers.put_nowait(OSError("away"))
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {str(each) for each in told} == {"away"}
+        assert len(asked) == times
+    assert asked[2] - asked[0] >= 0.22  # 0.1 s, then 0.2 s, give or take a quarter
+    waiting = [asyncio.create_task(gate.passed()) for _ in range(100)]
+    answers.put_nowait(None)
+    await asyncio.gather(*waiting)
+    await gate.passed()
+    assert len(asked) == 4
+
+
+async def test_the_servers_clock_is_followed(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    an_hour_ahead = select(text("clock_timestamp() + interval '1 hour'"))
+    monkeypatch.setattr(postgres_connections, "_SERVER_TIME", an_hour_ahead)
+    async with SqlDatabase.from_url(postgres_url) as database:
+        ahead = database.now() - datetime.now(UTC)
+        assert timedelta(minutes=59) < ahead < timedelta(minutes=61)
+
+
+async def test_a_clock_that_was_set_is_compared_soon(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_connections, "_LOOK_AT_CLOCK_EVERY", 0.01)
+    async with SqlDatabase.from_url(postgres_url) as database:
+        assert abs(database.now() - datetime.now(UTC)) < timedelta(minutes=1)
+        an_hour_ahead = select(text("clock_timestamp() + interval '1 hour'"))
+        monkeypatch.setattr(postgres_connections, "_SERVER_TIME", an_hour_ahead)
+        here = time.time
+        monkeypatch.setattr(time, "time", lambda: here() - 3600)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if database.now() - datetime.now(UTC) > timedelta(minutes=59):
+                    return
+                await asyncio.sleep(0.01)
 
 
 async def test_a_deadlock_is_resolved_unseen(database: SqlDatabase) -> None:

@@ -183,6 +183,21 @@ async def test_a_new_queue_is_no_loss(queue: RedisQueue, caplog: pytest.LogCaptu
     assert not [each for each in caplog.records if "is gone from" in each.getMessage()]
 
 
+async def test_an_answer_from_before_it_was_filled_is_no_loss(
+    queue: RedisQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, new = queue.server.client, queue.server.keys.queue("q").new
+    await queue.claim("q", 1, lease=60.0)
+    since = await client.get(new)
+    assert queue.found_empty() == ["q"]
+    await queue.filled_again("q")
+    assert await client.exists(new) == 0
+    await client.set(new, since)  # what a claim that was under way would have been told
+    await queue.claim("q", 1, lease=60.0)
+    assert queue.found_empty() == []
+    assert not [each for each in caplog.records if "is gone from" in each.getMessage()]
+
+
 async def test_scripts_are_loaded_again_where_they_were_forgotten(queue: RedisQueue) -> None:
     await queue.put("q", [task()])
     await queue.server.client.script_flush()
@@ -200,12 +215,21 @@ async def test_an_acknowledged_id_is_remembered(queue: RedisQueue) -> None:
     assert await queue.claim("q", 1, lease=60.0) == []
 
 
-async def test_it_is_remembered_as_long_as_was_said(server: RedisServer) -> None:
-    async with RedisQueue(server, remember=100.0) as queue:
+@pytest.mark.parametrize("in_url", [True, False])
+async def test_it_is_remembered_as_long_as_was_said(redis_url: str, in_url: bool) -> None:
+    prefix, place = f"test-{new_id()}", f"{redis_url}?remember=100" if in_url else redis_url
+    server = RedisServer.from_url(place, prefix=prefix)
+    async with RedisQueue(server, remember=None if in_url else 100.0) as queue:
         await queue.put("q", [task()])
         await queue.ack([await take(queue)])
         (name,) = await server.client.keys(f"{server.keys.queue('q').done}:*")
         assert 100 < await server.client.ttl(name) <= 150
+
+
+@pytest.mark.parametrize("remember", ["0", "-1", "1.5", "a day"])
+def test_what_cannot_be_remembered_is_refused(remember: str) -> None:
+    with pytest.raises(ConfigurationError, match="remember="):
+        RedisServer.from_url(f"redis://localhost/0?remember={remember}")
 
 
 async def test_a_stored_task_may_be_put_again(queue: RedisQueue) -> None:

@@ -12,11 +12,13 @@ from redis.backoff import NoBackoff
 
 from taskloom.errors import ConfigurationError
 
-__all__ = ["Client", "client_from_url", "close_client", "split_prefix"]
+__all__ = ["Client", "client_from_url", "close_client", "split_options"]
 
 Client: TypeAlias = "Redis | RedisCluster"
 
 CONNECT_LIMIT = 3.0
+_OURS = frozenset({"prefix", "remember"})
+"""Options of a URL that redis-py does not know."""
 
 
 def client_from_url(url: str) -> Client:
@@ -46,12 +48,13 @@ async def close_client(client: Client) -> None:
             await sentinel.aclose()
 
 
-def split_prefix(url: str) -> tuple[str, str | None]:
-    """`url` without `?prefix=name`, which is ours and not redis-py's, and that name."""
+def split_options(url: str) -> tuple[str, dict[str, str]]:
+    """`url` without the options that are not redis-py's, and those."""
     place, _, query = url.partition("?")
     options = dict(parse_qsl(query))
-    prefix = options.pop("prefix", None)
-    return f"{place}?{urlencode(options)}" if options else place, prefix
+    ours = {name: value for name, value in options.items() if name in _OURS}
+    theirs = {name: value for name, value in options.items() if name not in _OURS}
+    return f"{place}?{urlencode(theirs)}" if theirs else place, ours
 
 
 def _limits(*, cluster: bool = False) -> dict[str, Any]:

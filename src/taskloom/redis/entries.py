@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -12,44 +14,65 @@ from taskloom.codec import encode
 from taskloom.outcomes import Delivery, UnreadableRecord
 from taskloom.task import Task
 
-__all__ = ["Entry", "Receipt", "micros", "read_entry", "text_of"]
+__all__ = ["Lease", "Receipt", "micros", "read_claim", "text_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Entry: TypeAlias = tuple[bytes, list[bytes], int, int]
-"""As a script returns it: entry id, names and values, claims, releases."""
-
 _decode_task = msgspec.json.Decoder(Task[Any]).decode
+_decode_shape = msgspec.msgpack.Decoder(list[int]).decode
+
+
+class Lease(Struct, frozen=True, eq=False):
+    """What deliveries of one claim share."""
+
+    queue_id: str
+    batch: str
+    """Empty for entries that are leased one by one."""
+    consumer: str
+    claims: int
 
 
 class Receipt(Struct, frozen=True, gc=False):
     """A lease on an entry: in force while its consumer has claimed it so often and no oftener."""
 
-    queue_id: str
+    lease: Lease
     entry: str
-    consumer: str
-    claims: int
     id: str
     """The task's id; empty for an entry that nobody here has written."""
 
 
-def read_entry(queue_id: str, consumer: str, entry: Entry) -> Delivery | UnreadableRecord:
-    """A claimed entry. Never raises: bytes that are no task are an `UnreadableRecord`."""
-    name, fields, claims, releases = entry
-    place = name.decode()
-    try:
-        _, id, _, before, _, body = fields
-        count = int(before) + claims - releases
-    except ValueError:
-        receipt = Receipt(queue_id, place, consumer, claims, "")
-        return UnreadableRecord(b" ".join(fields), "not ours", receipt, claims, queue_id)
-    receipt = Receipt(queue_id, place, consumer, claims, id.decode(errors="replace"))
+def read_claim(
+    queue_id: str, consumer: str, groups: Sequence[Any], shape: bytes, data: bytes
+) -> list[Delivery | UnreadableRecord]:
+    """What `queue_claim.lua` has taken. Never raises: bytes that are no task are unreadable."""
+    numbers = iter(_decode_shape(shape))
+    rows = zip(*[numbers] * 5, strict=True)
+    taken: list[Delivery | UnreadableRecord] = []
+    end = 0
+    for batch, size in zip(groups[::2], groups[1::2], strict=True):
+        lease = Lease(queue_id, batch.decode(), consumer, 1)
+        for entry, id, body, count, claims in islice(rows, size):
+            if lease.claims != claims:
+                lease = Lease(queue_id, lease.batch, consumer, claims)
+            place, end = data[end : end + entry], end + entry
+            name, end = (None, end) if id < 0 else (data[end : end + id], end + id)
+            record, end = data[end : end + body], end + body
+            taken.append(_read(lease, place.decode(), name, record, count))
+    return taken
+
+
+def _read(
+    lease: Lease, entry: str, id: bytes | None, body: bytes, count: int
+) -> Delivery | UnreadableRecord:
+    if id is None:
+        return UnreadableRecord(body, "not ours", Receipt(lease, entry, ""), count, lease.queue_id)
+    receipt = Receipt(lease, entry, id.decode(errors="replace"))
     try:
         task = _decode_task(body)
         if task.id != receipt.id:
             raise ValueError(f"the entry of {receipt.id} says that its id is {task.id}")
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        return UnreadableRecord(body, str(error), receipt, count, queue_id)
+        return UnreadableRecord(body, str(error), receipt, count, lease.queue_id)
     return Delivery(task, receipt, count)
 
 

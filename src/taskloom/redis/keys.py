@@ -20,9 +20,11 @@ class QueueKeys(NamedTuple):
 
     stream: str
     """Tasks that wait or are in flight; each entry has `i` (id), `n` (deliveries), `b` (body)."""
+    batches: str
+    """Sorted set: what was read together, by the end of its lease in microseconds of the server."""
     leases: str
-    """Sorted set: entries in flight by the end of their lease, in microseconds of the server.
-    Below 0: released, to be claimed again in the old order."""
+    """Sorted set: entries that have a lease of their own instead, by its end. Below 0: released, or
+    left over from a batch, to be claimed again in the old order."""
     released: str
     """Hash: how often each entry in flight was released, which does not count as a delivery."""
     delayed: str
@@ -30,7 +32,7 @@ class QueueKeys(NamedTuple):
     bodies: str
     """Hash: deliveries and body of each delayed id."""
     ids: str
-    """Hash: every id that waits, is delayed or in flight."""
+    """Set: every id that waits, is delayed or in flight."""
     done: str
     """Start of the names of sets of ids that were acknowledged, one for each span of time."""
     bell: str

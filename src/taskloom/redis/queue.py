@@ -15,7 +15,7 @@ from taskloom.identity import new_id
 from taskloom.interfaces import MessageQueue, QueueFeatures
 from taskloom.outcomes import Delivery, UnreadableRecord
 from taskloom.redis.clients import Client
-from taskloom.redis.entries import Receipt, micros, read_entry, text_of
+from taskloom.redis.entries import Lease, Receipt, micros, read_claim, text_of
 from taskloom.redis.keys import GROUP, QueueKeys
 from taskloom.redis.scripts import pack
 from taskloom.redis.server import RedisServer, server_of
@@ -41,7 +41,8 @@ class RedisQueue(MessageQueue):
 
     Leases end by the server's clock. What a claim holds is fenced by consumer and delivery count.
     An id is put once while it is in the queue, and within `remember` seconds after it was
-    acknowledged; a stored task (QUEUED) is told apart by its row instead.
+    acknowledged (a day, unless the URL says `?remember=seconds`); a stored task (QUEUED) is told
+    apart by its row instead.
 
     async with RedisQueue.from_url("redis://localhost:6379/0") as queue:
         await queue.put("mail", [Task(type="send", queue_id="mail", payload={})])
@@ -51,16 +52,18 @@ class RedisQueue(MessageQueue):
     name = "redis"
     features = QueueFeatures(durable=True, delay=True, exclusive=True, single_ack=True)
 
-    def __init__(self, source: Client | RedisServer, *, remember: float = 86_400.0) -> None:
+    def __init__(self, source: Client | RedisServer, *, remember: float | None = None) -> None:
         self.server = server_of(source)
+        remember = self.server.remember if remember is None else remember
         self._span = max(1, round(remember / 2))
         self._consumer = new_id()
         self._keys: dict[str, QueueKeys] = {}
-        self._claimed: set[str] = set()
-        self._new: dict[str, str] = {}
+        self._made: dict[str, str] = {}
+        """When the groups were made of the queues that were claimed here: "" where nobody told."""
+        self._new: set[str] = set()
 
     @classmethod
-    def from_url(cls, url: str, *, prefix: str = "taskloom", remember: float = 86_400.0) -> Self:
+    def from_url(cls, url: str, *, prefix: str = "taskloom", remember: float | None = None) -> Self:
         """A queue with connections of its own: see `RedisServer.from_url`."""
         return cls(RedisServer.from_url(url, prefix=prefix), remember=remember)
 
@@ -72,8 +75,9 @@ class RedisQueue(MessageQueue):
 
         What it still holds is delivered again when its leases end.
         """
-        claimed, self._claimed = self._claimed, set()
-        for queue_id in claimed:
+        made, self._made = self._made, {}
+        self._new.clear()
+        for queue_id in made:
             try:
                 await self._run("queue_leave", queue_id, [self._consumer, _LONG_SILENT])
             except QueueUnavailableError:
@@ -93,7 +97,7 @@ class RedisQueue(MessageQueue):
         accepted: set[str] = set()
         for piece in _pieces(rows):
             try:
-                await self._run("queue_put", queue_id, [piece, self._span])
+                await self._run("queue_put", queue_id, [*_put_columns(piece), self._span])
             except QueueUnavailableError as error:
                 raise QueueUnavailableError(
                     str(error),
@@ -127,35 +131,38 @@ class RedisQueue(MessageQueue):
         message = [self._consumer, limit, round(lease * 1_000_000)]
         call = self.server.spawn(self._run("queue_claim", queue_id, message))
         try:
-            new, entries, bell, pause = await asyncio.shield(call)
+            new, *taken, bell, pause = await asyncio.shield(call)
         except asyncio.CancelledError:
             await asyncio.shield(self.server.spawn(self._give_back(queue_id, call)))
             raise
         self._note_new(queue_id, new.decode())
-        taken = [read_entry(queue_id, self._consumer, entry) for entry in entries]
-        return taken, bell, float("inf") if pause < 0 else pause / 1_000_000
+        seconds = float("inf") if pause < 0 else pause / 1_000_000
+        return read_claim(queue_id, self._consumer, *taken), bell, seconds
 
     def _note_new(self, queue_id: str, since: str) -> None:
         """`since`: when the queue's group was made, "" once what the storage knows is in it."""
-        known = self._new.pop(queue_id, "")
-        if since:
-            self._new[queue_id] = since
-        if queue_id in self._claimed and since not in ("", known):
-            _log.error(
-                "queue %r is gone from %s, and what waited in it: its group was made again. "
-                "Did the server start without its data?",
-                queue_id,
-                self.server.place,
-            )
-        self._claimed.add(queue_id)
+        known = self._made.get(queue_id)
+        self._made[queue_id] = since or known or ""
+        if not since:
+            self._new.discard(queue_id)
+        elif since != known:
+            self._new.add(queue_id)
+            if known is not None:
+                _log.error(
+                    "queue %r is gone from %s, and what waited in it: its group was made again. "
+                    "Did the server start without its data?",
+                    queue_id,
+                    self.server.place,
+                )
 
     async def _give_back(self, queue_id: str, call: asyncio.Task[Any]) -> None:
         """A claim was cancelled under way: what it takes is released."""
         # Where Redis does not answer, what it took comes back after its lease.
         with contextlib.suppress(QueueUnavailableError):
-            _, entries, _, _ = await call
-            taken = [read_entry(queue_id, self._consumer, entry) for entry in entries]
-            await self._change("queue_release", taken, _held, 0)
+            _, *taken, _, _ = await call
+            await self._change(
+                "queue_release", read_claim(queue_id, self._consumer, *taken), _held, 0
+            )
 
     async def _listen(self, queue_id: str, bell: bytes, seconds: float) -> None:
         """Until the bell has an entry after `bell`, or so many seconds."""
@@ -170,7 +177,19 @@ class RedisQueue(MessageQueue):
 
     async def ack(self, deliveries: Sequence[Delivery | UnreadableRecord]) -> list[Delivery]:
         """Done: never deliver these again; one atomic step for each queue."""
-        return await self._change("queue_ack", deliveries, _done, self._span)
+        by_queue: dict[str, dict[tuple[Lease, bool], list[Delivery | UnreadableRecord]]] = {}
+        for delivery in deliveries:
+            lease: Lease = delivery.receipt.lease
+            groups = by_queue.setdefault(lease.queue_id, {})
+            groups.setdefault((lease, _is_remembered(delivery)), []).append(delivery)
+        lost: list[Delivery] = []
+        for queue_id, groups in by_queue.items():
+            message = [
+                _columns(lease, remember, group) for (lease, remember), group in groups.items()
+            ]
+            late = await self._run("queue_ack", queue_id, [message, self._span])
+            lost += _deliveries_at(late, [each for group in groups.values() for each in group])
+        return lost
 
     async def release(
         self,
@@ -199,8 +218,11 @@ class RedisQueue(MessageQueue):
 
     async def filled_again(self, queue_id: str) -> None:
         """Everyone is told that what the storage knows of is in the queue. Safe to repeat."""
-        if since := self._new.pop(queue_id, ""):
-            await self._run("queue_filled", queue_id, [since])
+        if queue_id in self._new:
+            made = self._made[queue_id]
+            await self._run("queue_filled", queue_id, [made])
+            if self._made.get(queue_id) == made:
+                self._new.discard(queue_id)
 
     async def _change(
         self,
@@ -212,12 +234,11 @@ class RedisQueue(MessageQueue):
         """Run a script for each queue with a row per delivery; those that were no longer ours."""
         by_queue: dict[str, list[Delivery | UnreadableRecord]] = {}
         for delivery in deliveries:
-            by_queue.setdefault(delivery.receipt.queue_id, []).append(delivery)
+            by_queue.setdefault(delivery.receipt.lease.queue_id, []).append(delivery)
         lost: list[Delivery] = []
         for queue_id, group in by_queue.items():
             rows = [row_of(delivery) for delivery in group]
-            gone = [group[place] for place in await self._run(script, queue_id, [rows, *more])]
-            lost += [delivery for delivery in gone if isinstance(delivery, Delivery)]
+            lost += _deliveries_at(await self._run(script, queue_id, [rows, *more]), group)
         return lost
 
     async def _run(self, script: str, queue_id: str, message: list[Any]) -> Any:
@@ -242,13 +263,39 @@ def _due(task: Task[Any]) -> datetime:
 
 def _held(delivery: Delivery | UnreadableRecord) -> tuple[Any, ...]:
     held: Receipt = delivery.receipt
-    return held.entry, held.consumer, held.claims, held.id
+    return held.entry, held.lease.consumer, held.lease.claims, held.id
 
 
-def _done(delivery: Delivery | UnreadableRecord) -> tuple[Any, ...]:
-    """The last: whether its id is to be remembered, which a stored row does better."""
-    remember = isinstance(delivery, Delivery) and delivery.task.status is not TaskStatus.QUEUED
-    return *_held(delivery), remember
+def _is_remembered(delivery: Delivery | UnreadableRecord) -> bool:
+    """Whether its id is to be, once it is acknowledged: a stored row does that better."""
+    return isinstance(delivery, Delivery) and delivery.task.status is not TaskStatus.QUEUED
+
+
+def _columns(
+    lease: Lease, remember: bool, group: Sequence[Delivery | UnreadableRecord]
+) -> tuple[Any, ...]:
+    """What `queue_ack.lua` takes for deliveries with one lease."""
+    entries = [delivery.receipt.entry for delivery in group]
+    ids = [delivery.receipt.id for delivery in group]
+    return lease.batch, lease.consumer, lease.claims, remember, entries, ids
+
+
+def _deliveries_at(
+    places: Sequence[int], group: Sequence[Delivery | UnreadableRecord]
+) -> list[Delivery]:
+    found = [group[place] for place in places]
+    return [delivery for delivery in found if isinstance(delivery, Delivery)]
+
+
+def _put_columns(piece: list[_Row]) -> tuple[Any, ...]:
+    """What `queue_put.lua` takes."""
+    ids, due, stored, bodies = zip(*piece, strict=True)
+    return (
+        ids,
+        due,
+        bodies,
+        [id for id, is_stored in zip(ids, stored, strict=True) if not is_stored],
+    )
 
 
 def _pieces(rows: list[_Row]) -> Iterator[list[_Row]]:

@@ -14,7 +14,7 @@ from taskloom.errors import ConfigurationError, StorageUnavailableError, Unavail
 from taskloom.interfaces.opening import Opening
 from taskloom.redacting import redacted
 from taskloom.redis.checks import check_server
-from taskloom.redis.clients import Client, client_from_url, close_client, split_prefix
+from taskloom.redis.clients import Client, client_from_url, close_client, split_options
 from taskloom.redis.entries import micros
 from taskloom.redis.faults import translated
 from taskloom.redis.keys import Keys
@@ -43,12 +43,15 @@ class RedisServer(Opening):
         client: Client,
         *,
         prefix: str = "taskloom",
+        remember: float = 86_400.0,
         clock: Clock = SYSTEM_CLOCK,
         place: str = "Redis",
         owned: bool = False,
     ) -> None:
         self.client: Any = client  # its methods are annotated for both worlds, sync and async
         self.keys = Keys(prefix)
+        self.remember = remember
+        """For how many seconds a queue knows the ids that were acknowledged, unless it is told."""
         self.clock = clock
         self.place = place
         self._owned = owned
@@ -62,9 +65,10 @@ class RedisServer(Opening):
     def from_url(cls, url: str, *, prefix: str = "taskloom", clock: Clock = SYSTEM_CLOCK) -> Self:
         """A server by its URL, see `client_from_url`; nothing is connected yet.
 
-        `?prefix=name` in the URL wins over `prefix`.
+        `?prefix=name` in the URL wins over `prefix`; `?remember=seconds` is for `RedisQueue`.
         """
-        plain, named = split_prefix(url)
+        plain, ours = split_options(url)
+        remember = _seconds(ours.get("remember", "86400"))
         try:
             client = client_from_url(plain)
         except ConfigurationError:
@@ -72,7 +76,9 @@ class RedisServer(Opening):
         except ValueError:
             # What the driver says may quote the URL, and with it a password.
             raise ConfigurationError(f"{redacted(url)} is no url of a Redis") from None
-        return cls(client, prefix=named or prefix, clock=clock, place=redacted(url), owned=True)
+        prefix = ours.get("prefix", prefix)
+        place = redacted(url)
+        return cls(client, prefix=prefix, remember=remember, clock=clock, place=place, owned=True)
 
     def __repr__(self) -> str:
         return f"RedisServer({self.place!r})"
@@ -142,3 +148,9 @@ class RedisServer(Opening):
 def server_of(source: Client | RedisServer) -> RedisServer:
     """The server that a part is made on. Parts that are to share one are given the same."""
     return source if isinstance(source, RedisServer) else RedisServer(source)
+
+
+def _seconds(remember: str) -> float:
+    if not remember.isdecimal() or int(remember) == 0:
+        raise ConfigurationError(f"remember={remember}: a whole number of seconds, more than 0")
+    return float(remember)

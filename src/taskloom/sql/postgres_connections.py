@@ -58,6 +58,7 @@ class PostgresConnections:
         )
         self._under_way: set[asyncio.Task[Any]] = set()
         self._clock_watch: asyncio.Task[None] | None = None
+        self._offset = _offset()
         self._gate = Gate(self._ask)
         hear = None if is_shared(url) else self._hear
         self._listener = Listener(lambda: self._connected(self._engine), self.place, hear)
@@ -153,14 +154,14 @@ class PostgresConnections:
 
     async def _watch_clock(self) -> None:
         """Compare once a minute, and soon after a clock was set here."""
+        compared = time.monotonic()
         while True:
-            compared, offset = time.monotonic(), time.time() - time.monotonic()
-            while time.monotonic() - compared < _COMPARE_EVERY:
-                await asyncio.sleep(_LOOK_AT_CLOCK_EVERY)
-                if abs(time.time() - time.monotonic() - offset) > _SAME_TIME.total_seconds():
-                    break
-            with contextlib.suppress(StorageUnavailableError):  # the next time again
-                await self._to_its_end(self._compare_clocks())
+            await asyncio.sleep(_LOOK_AT_CLOCK_EVERY)
+            was_set = abs(_offset() - self._offset) > _SAME_TIME.total_seconds()
+            if was_set or time.monotonic() - compared >= _COMPARE_EVERY:
+                compared = time.monotonic()
+                with contextlib.suppress(StorageUnavailableError):  # the next time again
+                    await self._to_its_end(self._compare_clocks())
 
     async def _compare_clocks(self) -> None:
         with translated(self.place):
@@ -169,8 +170,14 @@ class PostgresConnections:
                 before = datetime.now(UTC)
                 server: datetime = (await conn.execute(_SERVER_TIME)).scalar_one()
                 after = datetime.now(UTC)
+        self._offset = _offset()
         ahead = server - (before + (after - before) / 2)
         self.ahead = ahead if abs(ahead) > _SAME_TIME + (after - before) else timedelta(0)
+
+
+def _offset() -> float:
+    """Changes when the machine's clock is set."""
+    return time.time() - time.monotonic()
 
 
 async def _plan_anew(conn: AsyncConnection) -> None:

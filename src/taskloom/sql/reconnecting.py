@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable
 
 __all__ = ["Gate"]
 
-_SHORTEST, _LONGEST = 0.2, 1.0
+_SHORTEST, _LONGEST = 0.5, 1.0
 """Seconds between two attempts to reach a server that is away; doubling from one to the other."""
 
 
 class Gate:
     """Open while the server answers; while it does not, its callers wait for one who asks.
 
-    However many want a connection, a process makes no more than a few attempts a second. `ask`
+    However many want a connection, a process makes no more than one or two attempts a second. `ask`
     connects to the server, and raises what is in the way.
     """
 

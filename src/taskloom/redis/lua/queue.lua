@@ -1,9 +1,20 @@
 -- What the scripts of a queue share. KEYS: see QueueKeys. ARGV[2]: the group; ARGV[3]: a message.
-local stream, leases, released, delayed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local bodies, ids, done, bell, new = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+--
+-- What is read from the stream together is leased together, as a batch: "<first entry> <last entry>
+-- <consumer>", with nothing else of the group between them. What is done to one entry of a batch
+-- other than acknowledging it gives this entry a lease of its own in `leases`, once and for all. So
+-- who holds a pending entry without one is known by its batch, for as long as that is in force.
+local stream, batches, leases, released = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local delayed, bodies, ids, done, bell, new = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local group, message = ARGV[2], cmsgpack.unpack(ARGV[3])
 
 local PIECE = 1000 -- arguments of one call; Lua's stack ends at some thousands
+
+local function in_pieces(list, call)
+  for from = 1, #list, PIECE do
+    call(unpack(list, from, math.min(from + PIECE - 1, #list)))
+  end
+end
 
 local function ring()
   redis.call('XADD', bell, 'MAXLEN', '1', '*', 'r', '')
@@ -41,14 +52,47 @@ local function claims_between(from, upto, count, consumer)
   return claims
 end
 
-local function drop(entries)
-  for from = 1, #entries, PIECE do
-    local upto = math.min(from + PIECE - 1, #entries)
-    redis.call('XACK', stream, group, unpack(entries, from, upto))
-    redis.call('XDEL', stream, unpack(entries, from, upto))
-    redis.call('ZREM', leases, unpack(entries, from, upto))
-    redis.call('HDEL', released, unpack(entries, from, upto))
+-- As the end of a lease: over, before everything that waits, in the order of arrival.
+local function place_of(entry)
+  local millis, number = string.match(entry, '(%d+)-(%d+)')
+  return (millis - 4e12) * 1000 + math.min(number, 999)
+end
+
+-- Give each entry of batches that are over a lease of its own, which is over; those of about `limit`
+-- entries.
+local function part(limit)
+  while limit > 0 do
+    local batch = redis.call('ZRANGEBYSCORE', batches, '-inf', now, 'LIMIT', 0, 1)[1]
+    if not batch then
+      return
+    end
+    local first, last, consumer = string.match(batch, '(%S+) (%S+) (%S+)')
+    for entry in pairs(claims_between(first, last, PIECE, consumer)) do
+      redis.call('ZADD', leases, 'NX', place_of(entry), entry)
+      limit = limit - 1
+    end
+    redis.call('ZREM', batches, batch)
+    limit = limit - 1
   end
+end
+
+-- Forget entries that are pending no more.
+local function delete(entries)
+  local alone = redis.call('EXISTS', leases) == 1
+  in_pieces(entries, function(...)
+    redis.call('XDEL', stream, ...)
+    if alone then
+      redis.call('ZREM', leases, ...)
+      redis.call('HDEL', released, ...)
+    end
+  end)
+end
+
+local function drop(entries)
+  in_pieces(entries, function(...)
+    redis.call('XACK', stream, group, ...)
+  end)
+  delete(entries)
 end
 
 -- The deliveries {entry, consumer, claims, ...} that are still in force, the places of the others.

@@ -3,12 +3,6 @@
 local ours, lost = sort_out(message[1])
 local delay = message[2]
 
--- Before everything that waits, in the order of arrival; below 0, where every lease is over.
-local function place_of(entry)
-  local millis, number = string.match(entry, '(%d+)-(%d+)')
-  return (millis - 4e12) * 1000 + math.min(number, 999)
-end
-
 for _, each in ipairs(ours) do
   local entry, claims = each[1], each[3]
   if delay > 0 then
