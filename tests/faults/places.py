@@ -220,7 +220,8 @@ class RedisPlace(Place):
     async def held(self) -> list[str]:
         client, keys = self._server.client, self._server.keys
         queue = keys.queue(QUEUE)
-        own = {"stream", "done", "bell", "new"}  # of the queue, not of tasks
+        # Of the queue, not of tasks; a batch is over with its lease, and what it holds is pending.
+        own = {"stream", "batches", "done", "bell", "new"}
         left = [key for field, key in queue._asdict().items() if field not in own]
         found = [key for key in left if await client.exists(key)]
         if await client.xlen(queue.stream):  # an empty one is there, and keeps its group

@@ -36,6 +36,7 @@ ON_ENTITIES = {"on-entity": 1}
 PARENTS = {"parent": 1}
 FLAKY = {"flaky": 1}
 PLAIN = {"plain": 1}
+DELAYED = {"delayed": 1}
 
 # Whoever dies in its upkeep leaves a lock on it: the points of C15 lie apart.
 POINTS: dict[str, list[Point]] = {
@@ -72,14 +73,14 @@ POINTS: dict[str, list[Point]] = {
         ("C12", "settle.after", MIXED),
         ("J4", "open.before", FLOWS),
         ("J4", "open.after", FLOWS),
-        ("C15", "move.before", MIXED),
+        ("C15", "move.before", DELAYED),
         ("C09", "record.before", FLOWS),
         ("C10", "record.after", FLOWS),
         ("C11", "joined.before", FLOWS),
         ("C11", "joined.after", FLOWS),
         ("C11", "project-end.before", FLOWS),
         ("C12", "project-end.after", FLOWS),
-        ("C15", "queued.before", MIXED),
+        ("C15", "queued.before", DELAYED),
         ("C12", "ack.before", MIXED),
         ("C13", "ack.after", MIXED),
         ("C14", "settle-retry.after", FLAKY),

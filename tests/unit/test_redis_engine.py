@@ -276,7 +276,7 @@ async def test_nothing_is_left_of_what_is_done(server: RedisServer) -> None:
         await queue.release([first])
         await queue.ack([second, await take(queue)])
         keys = server.keys.queue("q")
-        for key in (keys.leases, keys.released, keys.delayed, keys.bodies, keys.ids):
+        for key in (keys.batches, keys.leases, keys.released, keys.delayed, keys.bodies, keys.ids):
             assert await server.client.exists(key) == 0, key
         assert (await server.client.xpending(keys.stream, "workers"))["pending"] == 0
 

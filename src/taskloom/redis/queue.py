@@ -210,7 +210,10 @@ class RedisQueue(MessageQueue):
 
     async def depth(self, queue_id: str) -> int:
         """How many tasks are due and with nobody; those of lost leases included."""
-        return int(await self._run("queue_depth", queue_id, []))
+        depth = -1
+        while depth < 0:
+            depth = int(await self._run("queue_depth", queue_id, []))
+        return depth
 
     def found_empty(self) -> list[str]:
         """Queues that were new to this Redis, or gone from it, when they were claimed."""

@@ -1,4 +1,4 @@
-"""Engines on a SQL database: SQLite, the embedded default."""
+"""Engines on a SQL database: SQLite, the embedded default, and PostgreSQL."""
 
 from taskloom.sql.cache import SqlCache
 from taskloom.sql.database import SqlDatabase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
@@ -14,13 +14,16 @@ from taskloom.sql.database import SqlDatabase, database_of
 from taskloom.sql.rows import full_rows, micros, moment, read_task
 from taskloom.task import EntityRef, Task, TaskStatus
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 __all__ = ["SqlArchive"]
 
 
 class SqlArchive(TaskArchive):
     """Questions are answered beside the work, from one consistent view of the database."""
 
-    def __init__(self, source: Engine | SqlDatabase) -> None:
+    def __init__(self, source: Engine | AsyncEngine | SqlDatabase) -> None:
         self.database = database_of(source)
 
     async def update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:

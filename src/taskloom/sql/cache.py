@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from sqlalchemy import Engine
 
@@ -13,6 +13,9 @@ from taskloom.interfaces import Cache
 from taskloom.sql import cache_rows
 from taskloom.sql.database import SqlDatabase, database_of
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 __all__ = ["SqlCache"]
 
 _Keys: TypeAlias = set[str]
@@ -21,7 +24,7 @@ _Keys: TypeAlias = set[str]
 class SqlCache(Cache):
     """A cache that every process on the database shares. What is over is deleted along the way."""
 
-    def __init__(self, source: Engine | SqlDatabase) -> None:
+    def __init__(self, source: Engine | AsyncEngine | SqlDatabase) -> None:
         self.database = database_of(source)
 
     @classmethod

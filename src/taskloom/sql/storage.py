@@ -31,9 +31,10 @@ _MANY = 1_000
 
 
 class SqlStorage(SqlArchive, TaskStorage):
-    """Tasks on a SQLite database; every method is one transaction.
+    """Tasks on SQLite or PostgreSQL; every method is one transaction.
 
-    Takes an `Engine` of SQLAlchemy, which stays yours, or a `SqlDatabase`, which parts can share:
+    Takes an `Engine` (SQLite) or an `AsyncEngine` (PostgreSQL) of SQLAlchemy, which stays yours, or
+    a `SqlDatabase`, which parts can share:
 
         async with SqlStorage.from_url("sqlite:///tasks.db") as storage:
             await storage.add([Task(type="hello", queue_id="q", payload=None)])

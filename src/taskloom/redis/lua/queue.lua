@@ -76,7 +76,13 @@ local function part(limit)
   end
 end
 
--- Forget entries that are pending no more.
+local function is_pending(from, upto)
+  local found = redis.pcall('XPENDING', stream, group, from, upto, 1)
+  return not found.err and #found > 0
+end
+
+-- Forget entries that are pending no more. (A batch that is left without one by something else than
+-- acknowledging goes when nothing is pending at all, or with its lease.)
 local function delete(entries)
   local alone = redis.call('EXISTS', leases) == 1
   in_pieces(entries, function(...)
@@ -86,6 +92,9 @@ local function delete(entries)
       redis.call('HDEL', released, ...)
     end
   end)
+  if not is_pending('-', '+') then
+    redis.call('DEL', batches)
+  end
 end
 
 local function drop(entries)

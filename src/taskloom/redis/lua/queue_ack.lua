@@ -61,7 +61,7 @@ end
 
 local function close(batch)
   local first, last = string.match(batch, '(%S+) (%S+)')
-  if #redis.call('XPENDING', stream, group, first, last, 1) == 0 then
+  if not is_pending(first, last) then
     redis.call('ZREM', batches, batch)
   end
 end
