@@ -122,11 +122,14 @@ def _url(server: str, name: str) -> str:
 _idle: list[str] = []
 """Databases of earlier tests, without a row in their tables: making one costs 20 times as much."""
 
-_EMPTY = """
+_EMPTY = r"""
 DO $$ DECLARE name text; BEGIN
-    FOR name IN SELECT tablename FROM pg_tables
-        WHERE schemaname = 'public' AND tablename <> 'taskloom_meta'
-    LOOP EXECUTE format('DELETE FROM %I', name); END LOOP;
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+    LOOP
+        IF name NOT LIKE 'taskloom\_%' THEN EXECUTE format('DROP TABLE %I', name);
+        ELSIF name <> 'taskloom_meta' THEN EXECUTE format('DELETE FROM %I', name);
+        END IF;
+    END LOOP;
 END $$
 """
 

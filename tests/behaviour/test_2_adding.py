@@ -261,17 +261,25 @@ async def test_2_5_such_a_task_is_driven_again_by_the_mature_loop_and_runs_once(
     assert await memory.status(task) is TaskStatus.EXECUTED
 
 
-async def test_2_5_queue_and_then_storage_fail_and_the_task_is_found_again(
-    memory: Engines,
+@pytest.mark.parametrize("again", [True, False])
+async def test_2_5_queue_and_then_storage_fail_and_the_error_says_so(
+    memory: Engines, again: bool
 ) -> None:
+    """Added again it runs at once; otherwise it is found again after a while."""
     parts, runs = memory.meddled(), Runs()
     parts.fail("queue.put")
     parts.fail("storage.settle")
     handler = memory.handler({TYPE: single(runs)}, parts=parts, stale_after=60)
-    (task,) = await handler.add_tasks([make_task("accepted", force_store=True)])
-    await memory.pass_time(61)
+    task = make_task("stored", force_store=True)
+    with pytest.raises(QueueUnavailableError) as caught:
+        await handler.add_tasks([task])
+    assert [each.id for each in caught.value.rejected] == [task.id]
+    if again:
+        await handler.add_tasks([task])
+    else:
+        await memory.pass_time(61)
     await handler.drain(10)
-    assert runs.payloads == ["accepted"]
+    assert runs.payloads == ["stored"]
     assert await memory.status(task) is TaskStatus.EXECUTED
 
 

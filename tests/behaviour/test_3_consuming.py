@@ -125,7 +125,8 @@ async def test_3_4_after_stop_nothing_is_claimed(engines: Engines) -> None:
     async with serving(handler) as stop:
         await runs.reach(1)
         stop.set()
-        await asyncio.sleep(0)
+        for _ in range(5):  # the turns of the loop until everyone here has heard
+            await asyncio.sleep(0)
         claims = len(parts.names("queue.claim"))
         await handler.add_tasks([make_task("too late")])
         runs.gate.set()

@@ -20,6 +20,7 @@ from harness import (
     single,
 )
 from taskloom import (
+    QueueUnavailableError,
     Retention,
     StorageUnavailableError,
     Task,
@@ -212,7 +213,9 @@ async def test_7_2_queued_older_than_stale_after_is_driven_again(memory: Engines
     parts.fail("queue.put")
     parts.fail("storage.settle")  # nor could it be noted: the queue has lost it
     handler = memory.handler({TYPE: single(runs)}, parts=parts, stale_after=100)
-    (task,) = await handler.add_tasks([make_task(force_store=True)])
+    task = make_task(force_store=True)
+    with pytest.raises(QueueUnavailableError):
+        await handler.add_tasks([task])
     await memory.pass_time(99)
     assert await handler.move_mature_tasks() == 0
     await memory.pass_time(2)

@@ -11,10 +11,15 @@ from generator import Generator, add
 from recorder import Event
 from rig import Rig
 
-__all__ = ["Nemesis", "stopped_in_its_body"]
+__all__ = ["LAST_WORD", "Nemesis", "stopped_in_its_body"]
 
 STOPPED_FOR = 1.5
 """Leases of a stopped process that pass before it goes on."""
+LAST_WORD = {"postgresql": "settle.before", "redis": "ack.before"}
+"""Where a worker has trusted its lease, and the engine has not heard of it.
+
+Not on SQLite: a process that stops anywhere but in a body may have locked the file.
+"""
 
 
 class Nemesis:

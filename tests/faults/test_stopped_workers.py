@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checker import Rules
 from generator import Generator, add
-from nemesis import Nemesis, stopped_in_its_body
+from nemesis import LAST_WORD, Nemesis, stopped_in_its_body
 from rig import OpenRig, seed_of
 
 ENGINES = ["sqlite", "postgresql", "redis"]
@@ -36,10 +36,6 @@ async def test_what_a_stopped_worker_reports_later_is_refused(
         assert words == ["done refused" if rig.place.apart else "executed refused"]
         assert not await rig.verdict()
         assert [event.pid for event in rig.of("run.end")][-2:] == [second, first]
-
-
-LAST_WORD = {"postgresql": "settle.before", "redis": "ack.before"}
-"""Not on SQLite: a process that stops anywhere but in a body may have locked the file."""
 
 
 @pytest.mark.parametrize("engine", list(LAST_WORD))

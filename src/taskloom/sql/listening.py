@@ -126,7 +126,12 @@ class Listener:
             assert driver is not None
             await conn.run_sync(lambda held: held.detach())  # never another one's
             lost = asyncio.Event()
-            driver.add_termination_listener(lambda _: lost.set())
+
+            def on_end(_: Any) -> None:
+                lost.set()
+                self._news.set()
+
+            driver.add_termination_listener(on_end)
 
             def on_message(_: Any, sender: int, channel: str, queue_id: str) -> None:
                 if sender != driver.get_server_pid():  # ours have been woken already
@@ -138,25 +143,15 @@ class Listener:
             await self._tell_until(driver, lost)
 
     async def _tell_until(self, driver: Any, lost: asyncio.Event) -> None:
-        ended = asyncio.ensure_future(lost.wait())
-        try:
-            while not ended.done():
-                await self._wait_for_news(ended)
-                if not ended.done():
-                    # With nothing to tell it asks whether anyone is there.
-                    said = _said(self._take_untold())
-                    await driver.execute(_notify("$1", "$2"), *said.values(), timeout=_SILENCE)
-                    await asyncio.sleep(_PAUSE)
-        finally:
-            ended.cancel()
-
-    async def _wait_for_news(self, ended: asyncio.Future[Any]) -> None:
-        news = asyncio.ensure_future(self._news.wait())
-        either = asyncio.FIRST_COMPLETED
-        try:
-            await asyncio.wait([news, ended], return_when=either, timeout=_SILENCE)
-        finally:
-            news.cancel()
+        while not lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SILENCE):
+                    await self._news.wait()  # which the loss ends, too
+            if not lost.is_set():
+                # With nothing to tell it asks whether anyone is there.
+                said = _said(self._take_untold())
+                await driver.execute(_notify("$1", "$2"), *said.values(), timeout=_SILENCE)
+                await asyncio.sleep(_PAUSE)
 
     def _take_untold(self) -> list[str]:
         queue_ids, self._untold = list(self._untold), set()
