@@ -191,7 +191,7 @@ async def test_a_deadlock_is_resolved_unseen(database: SqlDatabase) -> None:
         database.write(crossing, "a", [first.id, second.id]),
         database.write(crossing, "b", [second.id, first.id]),
     )
-    assert len(runs) == 3
+    assert len(runs) >= 3  # the one that was given up ran again, maybe into another one
     types = await database.read(
         lambda conn: conn.scalars(text("SELECT type FROM taskloom_tasks")).all()
     )
