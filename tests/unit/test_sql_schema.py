@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Connection, text
 
-from servers import url_of
+from servers import fresh_database
 from taskloom import EntityRef, Loom, Task
 from taskloom.errors import ConfigurationError
 from taskloom.projections import build_projection
@@ -34,9 +34,12 @@ LATER = Upgrade(SCHEMA_VERSION + 1, is_quick=False, sqlite=(SLOW,), postgresql=(
 
 @pytest.fixture(params=KINDS)
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """An empty database of each kind."""
-    async with url_of(request.param, request) as found:
-        yield found or f"sqlite:///{tmp_path}/tasks.db"
+    """A new database of each kind, without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/tasks.db"
+        return
+    async with fresh_database(request.getfixturevalue("postgres_server")) as found:
+        yield found
 
 
 async def make(url: str, version: int) -> None:
