@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,21 @@ SLOW = "CREATE INDEX taskloom_test ON taskloom_tasks (type)"
 LATER = Upgrade(SCHEMA_VERSION + 1, is_quick=False, sqlite=(SLOW,), postgresql=(SLOW,))
 
 
-@pytest.fixture(params=KINDS)
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """A new database of each kind, without tables."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/tasks.db"
+@asynccontextmanager
+async def server_of(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A new database, without tables, where the kind has a server; else nothing."""
+    if kind == "sqlite":
+        yield ""
         return
     async with fresh_database(request.getfixturevalue("postgres_server")) as found:
         yield found
+
+
+@pytest.fixture(params=KINDS)
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """A new database of each kind."""
+    async with server_of(request.param, request) as found:
+        yield found or f"sqlite:///{tmp_path}/tasks.db"
 
 
 async def make(url: str, version: int) -> None:
@@ -93,7 +101,7 @@ async def test_an_earlier_version_becomes_what_is_made_today(
     kind: str, version: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     old, new = f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/new.db"
-    async with url_of(kind, request) as server:
+    async with server_of(kind, request) as server:
         await make(server or old, version)
         storage = SqlStorage.from_url(server or old)
         await storage.upgrade()
@@ -102,7 +110,7 @@ async def test_an_earlier_version_becomes_what_is_made_today(
             assert await storage.database.read(version_of) == SCHEMA_VERSION
             assert await storage.database.read(identity_of)
             assert [task.payload for task in await storage.get(["a"])] == [1]
-    async with url_of(kind, request) as server, SqlDatabase.from_url(server or new) as fresh:
+    async with server_of(kind, request) as server, SqlDatabase.from_url(server or new) as fresh:
         assert upgraded == await fresh.read(tables)
 
 
