@@ -6,13 +6,18 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
 import termios
+import time
 from typing import Self
 
 __all__ = ["OnTerminal"]
+
+PATIENCE = 60.0
+"""Seconds within which a command that was told to end has ended."""
 
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -29,11 +34,12 @@ class OnTerminal:
         self.process = subprocess.Popen(
             call,
             cwd=cwd,
-            env={**sizeless, "TERM": "xterm-256color"},
+            env={**sizeless, "TERM": "xterm-256color", "PYTHONFAULTHANDLER": "1"},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
         os.close(theirs)
         self._ours = ours
@@ -57,10 +63,18 @@ class OnTerminal:
         self.process.send_signal(signal.SIGINT)
 
     def end(self) -> int:
-        """Wait for the end; the exit code. `seen` is complete then."""
+        """Wait for the end; the exit code. `seen` is complete then.
+
+        A process that does not end shows where it hangs.
+        """
+        over = time.monotonic() + PATIENCE
+        while select.select([self._ours], [], [], max(0, over - time.monotonic()))[0]:
+            if not self._read():
+                return self.process.wait(PATIENCE)
+        self.process.send_signal(signal.SIGABRT)
         while self._read():
             pass
-        return self.process.wait()
+        raise AssertionError(f"did not end:\n{self.plain}")
 
     @property
     def plain(self) -> str:
@@ -74,3 +88,8 @@ class OnTerminal:
             return False
         self.seen += data.decode(errors="replace")
         return bool(data)
+
+
+def _heed_ctrl_c() -> None:
+    """Also where the tests run in the background of a shell, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -152,6 +152,22 @@ def test_a_planted_violation_of_a_flow_is_found(
     assert invariant in story.found()
 
 
+def test_with_projections_beside_a_run_that_was_told_and_never_settled_may_be_cancelled() -> None:
+    """Its row says executed; without such a run, or in one transaction, it may not."""
+    story = FlowStory()
+    story.finals["s0"].status = "cancelled"
+    story.finals["s0"].told = "executed"
+    beside = Rules(beside=True)
+
+    def found(rules: Rules) -> set[str]:
+        return {each.invariant for each in check(story.events, story.finals.values(), rules)}
+
+    assert "I10" not in found(beside)
+    assert "I10" in found(Rules())
+    story.events[:] = [event for event in story.events if event.task != "s0"]
+    assert "I10" in found(beside)
+
+
 def test_with_a_barrier_beside_the_first_that_counted_stays() -> None:
     """The row may have the result of a later run; the join has the one that counted first."""
     story = FlowStory()
