@@ -281,7 +281,8 @@ def _found_again(case: Case) -> Iterator[Violation]:
     for run, died, again in recoveries(case.history):
         since, found = _next_holder(case.history, run.task, died, again, limit)
         final = case.finals.get(run.task)
-        over = final is not None and (final.poison or final.status == "expired")
+        ends = ("expired", "cancelled")  # whoever found it had no need to run it
+        over = final is not None and (final.poison or final.status in ends)
         if found - since > limit and not (over and found == float("inf")):
             claims = [(c.pid, round(c.t, 3)) for c in case.history.claims.get(run.task, [])]
             yield Violation(

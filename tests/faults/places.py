@@ -32,6 +32,8 @@ class Place(ABC):
 
     apart: ClassVar[bool]
     """Queue and storage are two things: what is due now may have no row."""
+    hurries: ClassVar[bool] = True
+    """What a dead process held of the upkeep is free in seconds: its end is waited for here."""
 
     def __init__(self, url: str, directory: Path, *, beside: bool) -> None:
         self.url = url
@@ -148,6 +150,7 @@ class _SqlPlace(Place):
 class SqlitePlace(_SqlPlace):
     """One file: `sqlite:///` and its name."""
 
+    hurries = False
     arm = staticmethod(arm_sqlite)
 
     def __init__(self, url: str, directory: Path, *, beside: bool) -> None:
@@ -237,9 +240,7 @@ class RedisPlace(Place):
         return sum(group["pending"] for group in groups)
 
     async def waiting(self) -> int:
-        client, ids = self._server.client, self._server.keys.queue(QUEUE).ids
-        count = client.hlen if await client.type(ids) == b"hash" else client.scard
-        return int(await count(ids))
+        return int(await self._server.client.scard(self._server.keys.queue(QUEUE).ids))
 
     async def acknowledged(self) -> set[str]:
         sets = await self._keys(f"{self._server.keys.queue(QUEUE).done}:")

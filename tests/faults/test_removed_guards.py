@@ -105,10 +105,10 @@ CASES = [
     ("release-not-counted", _shutdown, {"I8"}, "sqlite"),
     ("join-is-a-state", _join_deaths, {"I9"}, "sqlite"),
     ("count-with-settle", _step_deaths, {"I9"}, "sqlite"),
-    ("fencing", _late_settle, {"I7"}, "postgresql"),
+    ("fencing", _late_settle, {"I2"}, "postgresql"),
     ("acknowledge-last", _kills_among_fewer, {"I4", "I15"}, "postgresql"),
     ("derived-ids", _kills_among_fewer, {"I15"}, "postgresql"),
-    ("stream-fencing", _late_settle, {"I7"}, "redis"),
+    ("stream-fencing", _late_settle, {"I2"}, "redis"),
     ("acknowledge-after-storing", _kills_among_fewer, {"I4", "I15"}, "redis"),
     ("derived-ids", _kills_among_fewer, {"I15"}, "redis"),
 ]

@@ -152,8 +152,7 @@ def _epoch(delivery: Delivery) -> int:
     receipt = delivery.receipt
     millis, _, number = receipt.entry.partition("-")
     entry = int(millis) * 1000 + min(int(number), 999)
-    claims = getattr(receipt, "lease", receipt).claims
-    return entry * 1000 + 500 + 2 * claims - delivery.delivery_count
+    return entry * 1000 + 500 + 2 * receipt.lease.claims - delivery.delivery_count
 
 
 def _keys(

@@ -121,8 +121,8 @@ class Process:
                 lifecycle_provider=before,
             ),
         )
-        # What a dead process held of the upkeep must not keep each test for half a minute.
-        maturity.LOCK_TTL, maturity.MOVE_LEASE = UPKEEP
+        if place.hurries:
+            maturity.LOCK_TTL, maturity.MOVE_LEASE = UPKEEP
         register(self.loom, self.recorder, directory / "marks")
 
     def run(self) -> None:
