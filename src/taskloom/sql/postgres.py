@@ -25,6 +25,8 @@ _SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # Milliseconds. A process that is stopped within a transaction would hold its rows for ever.
+    "idle_in_transaction_session_timeout": "10000",
 }
 
 _SHARED = {
