@@ -108,6 +108,7 @@ def _is_plain(item: inspect.Type) -> bool:
     if isinstance(item, inspect.DictType):
         return isinstance(item.key_type, inspect.StrType)
     if isinstance(item, inspect.EnumType):
+        # A class method at run time, a plain function to the type checker.
         return item.cls._missing_.__func__ is Enum._missing_.__func__  # type: ignore[attr-defined]
     return isinstance(item, _PLAIN)
 
