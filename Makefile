@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
+# Tests start hundreds of processes: without these files each would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check format docs bench clean
@@ -29,7 +31,7 @@ demo: $(READY) ## Index a folder as a durable flow on SQLite: FOLDER=… for ano
 	@$(BIN)/taskloom demo $(FOLDER)
 
 test: $(READY) ## Run all tests
-	@$(BIN)/python -m pytest -q -n 4 --dist loadscope --ignore tests/faults
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults
 	@$(BIN)/python -m pytest -q -n 3 --dist load -m "not alone" tests/faults
 	@$(BIN)/python -m pytest -q -m alone tests/faults
 

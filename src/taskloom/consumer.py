@@ -153,9 +153,9 @@ class Intake:
     async def _with_rows(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
         """Lease the rows that a storage beside the queue has of these tasks.
 
-        One that has ended there is not run again, unless it may have added children: its worker
-        died between the storage's write and the acknowledgement, perhaps before adding them. The
-        run that makes up for it does not expire.
+        One that has ended there is not run again, unless a worker that had it died between the
+        storage's write and the acknowledgement, perhaps before adding its children. The run that
+        makes up for it does not expire.
         """
         stored = [d.task.id for d in deliveries if d.task.status is TaskStatus.QUEUED]
         if not stored:
@@ -167,7 +167,7 @@ class Intake:
         if not missing:
             return deliveries
         ended = {task.id: task for task in await parts.storage.get(missing)}
-        over = [d for d in deliveries if (row := ended.get(d.task.id)) and not _may_owe(row)]
+        over = [d for d in deliveries if (row := ended.get(d.task.id)) and not _may_owe(row, d)]
         if over:
             await parts.on_ended([ended[delivery.task.id] for delivery in over])
             await parts.queue.ack(over)
@@ -195,10 +195,13 @@ class Intake:
             _log.warning("%d records could not be set aside yet: %s", len(records), error)
 
 
-def _may_owe(task: Task[Any]) -> bool:
-    """Whether an ended task ran, and so may have children that are not added yet."""
+def _may_owe(task: Task[Any], delivery: Delivery) -> bool:
+    """Whether an ended task ran, and so may have children that are not added yet.
+
+    Not on a first delivery: it was put again late, and whoever ran it adds what follows.
+    """
     ran = task.status in (TaskStatus.EXECUTED, TaskStatus.FAILED)
-    return ran and "poison" not in task.execution_stats
+    return ran and "poison" not in task.execution_stats and delivery.delivery_count > 1
 
 
 class Consumer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import socket
 import struct
 import time
@@ -22,8 +23,20 @@ __all__ = ["WRITES", "Cut", "Plan", "Proxy", "RandomCuts", "proxy_to"]
 Way: TypeAlias = Literal["request", "answer"]
 Stream: TypeAlias = tuple[StreamReader, StreamWriter]
 
-WRITES = {"postgresql": b"COMMIT;", "redis": b"EVALSHA"}
-"""What stands in a request that writes, by the kind of server."""
+WRITES = {
+    "postgresql": re.compile(
+        rb"(?P<commit>COMMIT;)"
+        rb"|P....(?P<prepared>__asyncpg_stmt_\w+__)\0WITH"
+        rb"|B....\0(?P<bound>__asyncpg_stmt_\w+__)\0",
+        re.DOTALL,
+    ),
+    "redis": re.compile(rb"(?P<commit>EVALSHA)"),
+}
+"""What stands in a request that writes, by the kind of server.
+
+On PostgreSQL a commit; and a statement that is a transaction by itself, told by how it begins.
+"""
+_LONGEST_MATCH = 64
 _PIECE = 65_536
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER for a socket that is not to say goodbye."""
@@ -85,12 +98,34 @@ class RandomCuts:
             self.done.set()
 
 
+class Writes:
+    """Counts the writes in what a client sends, in pieces, on one connection."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self._pattern = pattern
+        self._prepared: set[bytes] = set()
+        self._rest = b""
+
+    def count(self, data: bytes) -> int:
+        """How many end in this piece."""
+        seen, end, found = self._rest + data, 0, 0
+        for match in self._pattern.finditer(seen):
+            end = match.end()
+            parts = match.groupdict()
+            if name := parts.get("prepared"):
+                self._prepared.add(name)
+            elif parts["commit"] or parts["bound"] in self._prepared:
+                found += 1
+        self._rest = seen[max(end, len(seen) - _LONGEST_MATCH) :]
+        return found
+
+
 class Link:
     """One connection of a client to the server."""
 
-    def __init__(self, here: Stream, there: Stream, write: bytes, latency: float) -> None:
+    def __init__(self, here: Stream, there: Stream, writes: Writes, latency: float) -> None:
         self._streams = {"request": (here[0], there[1]), "answer": (there[0], here[1])}
-        self._write = write
+        self._sent = writes
         self._latency = latency
         self.follow(NEVER)
 
@@ -99,7 +134,6 @@ class Link:
         self._plan = plan
         self._passed = {"request": 0, "answer": 0}
         self._writes = 0
-        self._rest = b""
 
     async def serve(self) -> Plan | None:
         """Pass bytes on until one side ends the connection, or until it is cut, by which plan."""
@@ -142,17 +176,15 @@ class Link:
     def _note(self, way: Way, data: bytes) -> None:
         self._passed[way] += len(data)
         if way == "request":
-            seen = self._rest + data
-            self._writes += seen.count(self._write)
-            self._rest = seen[len(seen) - len(self._write) + 1 :]
+            self._writes += self._sent.count(data)
 
 
 class Proxy:
     """Passes connections on to a port of this machine. Made by `proxy_to`."""
 
-    def __init__(self, target: int, write: bytes) -> None:
+    def __init__(self, target: int, writes: re.Pattern[bytes]) -> None:
         self._target = target
-        self._write = write
+        self._writes = writes
         self._links: set[Link] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._plans: RandomCuts | None = None
@@ -191,7 +223,7 @@ class Proxy:
         except OSError:
             here[1].transport.abort()
             return
-        link = Link(here, there, self._write, self.latency)
+        link = Link(here, there, Writes(self._writes), self.latency)
         link.follow(self._next())
         self._links.add(link)
         try:

@@ -109,9 +109,7 @@ async def test_a_worker_dies_while_it_shuts_down(
     point = call if "commit" in call else f"drain.{call}"
     async with open_rig(tmp_path / "rig", RULES) as rig:
         for nth in range(1, TIMES + 1):
-            made = [
-                Generator(seed + nth).make("plain", **{"for": 0.1 + n / 100}) for n in range(30)
-            ]
+            made = [Generator(seed + nth).make("plain", **{"for": 0.3 + n / 50}) for n in range(30)]
             await add(rig.loom, rig.recorder, made)
             # Only one call releases: all that has not started.
             pid = await rig.start(crash=point, nth=1 if "release" in call else nth)

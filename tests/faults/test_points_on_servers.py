@@ -152,7 +152,7 @@ async def test_a_worker_dies_while_it_shuts_down(
 
 
 ADDS = {
-    "postgresql": ["add.before", "add.before-commit", "add.after"],
+    "postgresql": ["add.before", "add.after"],
     "redis": ["add.before", "add.after", "put.before", "put.after"],
 }
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from proxy import WRITES, Plan, Proxy, RandomCuts, proxy_to
+from proxy import WRITES, Plan, Proxy, RandomCuts, Writes, proxy_to
 
-WRITE = WRITES["redis"]
+WRITE = b"EVALSHA"
 
 
 class Only(RandomCuts):
@@ -157,3 +157,19 @@ async def test_plans_come_from_a_seed_until_they_are_done() -> None:
         assert sum(cut.plan.write > 0 for cut in proxy.cuts) == 5
         await talk(proxy, *[WRITE * 200] * 50)
         assert len(proxy.cuts) == 25
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_statement_that_commits_by_itself_is_a_write(size: int) -> None:
+    said = b"".join(
+        [
+            b"P\0\0\0\x20__asyncpg_stmt_1__\0WITH new AS (INSERT",
+            b"P\0\0\0\x20__asyncpg_stmt_2__\0SELECT min(",
+            b"B\0\0\0\x20\0__asyncpg_stmt_1__\0...E\0\0\0\t\0\0\0\0\0S\0\0\0\4",
+            b"B\0\0\0\x20\0__asyncpg_stmt_2__\0...E\0\0\0\t\0\0\0\0\0S\0\0\0\4",
+            b"Q\0\0\0\x0aBEGIN;\0Q\0\0\0\x0bCOMMIT;\0",
+            b"B\0\0\0\x20\0__asyncpg_stmt_1__\0...E\0\0\0\t\0\0\0\0\0S\0\0\0\4",
+        ]
+    )
+    writes = Writes(WRITES["postgresql"])
+    assert sum(writes.count(said[at : at + size]) for at in range(0, len(said), size)) == 3

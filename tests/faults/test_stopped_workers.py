@@ -69,6 +69,9 @@ async def test_workers_are_stopped_at_random_under_load(
         for _ in range(3):
             await rig.start()
         client = await rig.start("client", seed=seed, count=500, pause=0.03)
+        # Nobody opens a file that a stopped process holds.
+        await rig.all_ready()
+        await rig.until("add.ok", lambda event: event.pid == client)
         nemesis = Nemesis(rig, seed, pace=0.1)
         await nemesis.stop_and_continue(3)
         for _ in range(6):  # one that is stopped may just have nothing in hand

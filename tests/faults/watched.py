@@ -23,6 +23,8 @@ T = TypeVar("T")
 Arm = Callable[[CrashPoint, Connection], None]
 """Lets a process die in the middle, or at the start, of a statement of this transaction."""
 
+_BEGINNING = 30
+"""Characters of a statement that say what it does: "WITH new AS (INSERT INTO" among them."""
 OPERATIONS = 5
 """Steps of SQLite's machine between two looks at whether to die inside a statement."""
 
@@ -42,7 +44,7 @@ def _is_at(crash: CrashPoint, statement: str) -> bool:
     if inside is None:
         return False
     verb, table = inside
-    return statement.lstrip().startswith(f"{verb} ") and table in statement
+    return f"{verb} " in statement[:_BEGINNING] and table in statement
 
 
 def arm_sqlite(crash: CrashPoint, conn: Connection) -> None:
@@ -87,6 +89,17 @@ class WatchedDatabase(SqlDatabase):
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        return await super().write(self._watched(work, *args, **kwargs))
+
+    async def write_at_once(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """On PostgreSQL it is committed by then, and the crash point's name is not true."""
+        return await super().write_at_once(self._watched(work, *args, **kwargs))
+
+    def _watched(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[[Connection], T]:
         crash, arm = self.crash, self.arm
         name = work.__name__.removesuffix("_all")  # of a storage alone, or of a barrier with it
 
@@ -97,7 +110,7 @@ class WatchedDatabase(SqlDatabase):
             crash.here(f"{name}.before-commit")
             return answer
 
-        return await super().write(watched)
+        return watched
 
 
 class WatchedStorage(SqlStorage):

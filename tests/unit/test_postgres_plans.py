@@ -27,7 +27,7 @@ from taskloom.sql import (
 )
 
 STATEMENTS = {
-    "due": claims._due,
+    "lease due": claims._lease_due,
     "of_ids": claims._of_ids,
     "leased": claims._leased,
     "bodies": claims._bodies,
@@ -99,7 +99,7 @@ async def test_a_batch_is_looked_up_by_an_index(conn: Any, rows: int) -> None:
 async def test_plans_do_not_outlive_a_table_that_was_nearly_empty(
     conn: Any, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_connections, "_PLANS_LAST", 0.0)
+    monkeypatch.setattr(postgres_connections, "PLANS_LAST", 0.0)
     await conn.execute("ALTER TABLE taskloom_tasks SET (autovacuum_enabled = false)")
     await fill(conn, 1)
     await conn.execute("VACUUM ANALYZE")

@@ -14,13 +14,17 @@ from taskloom.sql.schema import tasks
 from taskloom.sql.tallies import Changes, change_tallies, count_change
 from taskloom.task import TaskStatus
 
-__all__ = ["add", "insert", "put_over"]
+__all__ = ["add", "insert", "is_one_statement", "put_over"]
 
 _NAMES = (
     *("id", "queue_id", "type", "status", "due_at", "expires_at", "created_at", "updated_at"),
     *("entity_id", "entity_type", "body"),
 )
 _TERMINAL = frozenset(status.value for status in TaskStatus if status.terminal)
+_BODY = SOURCE.names.index("body")
+_FEW = 1_000
+_SMALL = 1024 * 1024
+"""Rows, and characters of their bodies, that one statement always takes."""
 
 
 def add(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
@@ -29,6 +33,15 @@ def add(conn: Connection, rows: Sequence[TaskRow]) -> set[str]:
     new = insert(conn, rows, changes)
     change_tallies(conn, changes)
     return new
+
+
+def is_one_statement(rows: Sequence[TaskRow]) -> bool:
+    """Whether a server is told all of `add` in one statement: few small rows, none of them over."""
+    return (
+        len(rows) <= _FEW
+        and all(row[3] not in _TERMINAL for row in rows)
+        and sum(len(row[_BODY]) for row in rows) < _SMALL
+    )
 
 
 def insert(conn: Connection, rows: Sequence[TaskRow], changes: Changes) -> set[str]:

@@ -22,7 +22,7 @@ async def claim(
         try:
             if queue_id is None:
                 return await database.write(claims.claim_any, limit, now, until)
-            return await database.write(claims.claim, queue_id, limit, now, until)
+            return await database.write_at_once(claims.claim, queue_id, limit, now, until)
         except DBAPIError as error:
             if limit == 1 or not is_too_big(error):
                 raise

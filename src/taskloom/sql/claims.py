@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     CursorResult,
+    FromClause,
     Row,
     Select,
     Subquery,
@@ -37,6 +38,7 @@ from taskloom.sql.dialect import (
     listed,
     over_rows,
     raw_bytes,
+    reads_changes,
     said_of,
 )
 from taskloom.sql.rows import SOURCE, TaskRow
@@ -86,15 +88,30 @@ _c = tasks.c
 def claim(conn: Connection, queue_id: str, limit: int, now: int, until: int) -> list[Claimed]:
     """Lease at most `limit` due tasks of a queue until `until`; nothing or one batch of them.
 
-    A task is with one caller only: what is looked up is locked until it is leased.
+    A task is with one caller only: what is looked up is locked until it is leased. One statement
+    where the database has some that read and change at once.
     """
     due = {"queue": queue_id, "most": limit, "now": now}
+    if reads_changes(conn):
+        answers = conn.execute(_lease_due(), {**due, "until": until})
+        return [Claimed._make(row) for row in answers if row[0] != "[]"]
     return _lease(conn, [conn.execute(_due(), due)], now, until)
 
 
 @cache
 def _due() -> Select[Any]:
-    return _as_claimed(
+    return _as_claimed(_first_leasable().subquery("r"))
+
+
+@cache
+def _lease_due() -> Select[Any]:
+    found = _first_leasable().cte("r")
+    leased = _lease_rows(_c.seq == found.c.seq).cte("leased")
+    return _as_claimed(found).add_cte(leased)
+
+
+def _first_leasable() -> Select[Any]:
+    return (
         _leasable()
         .where(_c.queue_id == bindparam("queue"), _c.due_at <= bindparam("now"))
         .order_by(_c.due_at, _c.seq)
@@ -113,7 +130,7 @@ def _of_ids() -> Select[Any]:
     keys = KEYS.table()
     ended = or_(*(_c.status == status.value for status in TaskStatus if status.terminal))
     found = _leasable().join(keys, _c.id == keys.c.id)
-    return _as_claimed(found.where(said_of(keys.c.id, ~ended)))
+    return _as_claimed(found.where(said_of(keys.c.id, ~ended)).subquery("r"))
 
 
 def _leasable() -> Select[Any]:
@@ -124,8 +141,8 @@ def _leasable() -> Select[Any]:
     ).with_for_update(of=tasks, skip_locked=True)
 
 
-def _as_claimed(rows: Select[Any]) -> Select[Any]:
-    r = rows.subquery("r").c
+def _as_claimed(rows: FromClause) -> Select[Any]:
+    r = rows.c
     return select(
         *(as_array(r.seq), as_array(r.due), raw_bytes(as_array(cast(r.id, Text())))),
         *(as_array(r.epoch), as_array(r.deliveries), joined(r.body)),
@@ -143,10 +160,14 @@ def _lease(
 
 @cache
 def _leased() -> Update:
+    return _lease_rows(_c.seq.in_(listed("seqs", BigInteger())))
+
+
+def _lease_rows(which: ColumnElement[bool]) -> Update:
     """Rows under a new lease, until `until`."""
     return (
         update(tasks)
-        .where(_c.seq.in_(listed("seqs", BigInteger())))
+        .where(which)
         .values(
             status=TaskStatus.PROCESSING.value,
             epoch=_c.epoch + 1,

@@ -51,8 +51,14 @@ class Connections(Protocol):
         Cancelled while it runs, it runs on and may still be committed.
         """
 
+    async def write_at_once(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, for work of one statement, which is all or nothing by itself."""
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         """One transaction that only reads, all of it from one view of the database."""
+
+    async def read_at_once(self, work: Callable[[Connection], T]) -> T:
+        """As `read`, for work of one statement."""
 
 
 def parse_url(url: str) -> URL:

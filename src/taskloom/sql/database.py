@@ -143,11 +143,28 @@ class SqlDatabase(Opening):
         """
         return await self._open_connections().write(lambda conn: work(conn, *args, **kwargs))
 
+    async def write_at_once(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `write`, for `work` that executes one statement: a server is asked once, not thrice.
+
+        It may be run again only while nothing of it has reached the database.
+        """
+        return await self._open_connections().write_at_once(
+            lambda conn: work(conn, *args, **kwargs)
+        )
+
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """`work(conn, ...)` over one consistent view, beside the writes."""
         return await self._open_connections().read(lambda conn: work(conn, *args, **kwargs))
+
+    async def read_at_once(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `read`, for `work` that executes one statement."""
+        return await self._open_connections().read_at_once(lambda conn: work(conn, *args, **kwargs))
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work` to its end whatever becomes of the caller; `close` waits for it."""

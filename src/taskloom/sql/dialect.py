@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import Any, ClassVar
 
 from sqlalchemy import (
+    CTE,
     Connection,
     CursorResult,
     Executable,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     func,
     literal_column,
     select,
@@ -38,7 +40,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-from taskloom.codec import encode
+from taskloom.codec import decode, encode
 from taskloom.errors import ConfigurationError
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "lock_schema",
     "over_rows",
     "raw_bytes",
+    "reads_changes",
     "refuse_foreign",
     "said_of",
     "tally_slot",
@@ -201,19 +204,24 @@ def _in_pieces(
     rows: Sequence[Sequence[Any]],
     **parameters: Any,
 ) -> Iterator[CursorResult[Any]]:
+    for document, _ in _documents(rows):
+        yield conn.execute(statement(), {"rows": document, **parameters})
+
+
+def _documents(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Sequence[Sequence[Any]]]]:
+    """`rows` as documents, each with the part that it holds."""
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        for document in _documents(rows[start : start + ROWS_AT_ONCE]):
-            yield conn.execute(statement(), {"rows": document, **parameters})
+        yield from _short(rows[start : start + ROWS_AT_ONCE])
 
 
-def _documents(rows: Sequence[Sequence[Any]]) -> Iterator[str]:
+def _short(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Sequence[Sequence[Any]]]]:
     document = encode(rows).decode()
     if len(document) <= _LONGEST or len(rows) == 1:
-        yield document
+        yield document, rows
         return
     half = len(rows) // 2
-    yield from _documents(rows[:half])
-    yield from _documents(rows[half:])
+    yield from _short(rows[:half])
+    yield from _short(rows[half:])
 
 
 def insert_into(table: Table) -> Insert:
@@ -233,8 +241,12 @@ def insert_new(
     """
     if conn.dialect.name == "sqlite":
         return _insert_values(conn, table, source.names, rows)
-    results = _in_pieces(conn, lambda: _insert_source(table, source), rows)
-    return {first for result in results for (first,) in result}
+    new: set[str] = set()
+    for document, part in _documents(rows):
+        said = {"rows": document, "all": len(part)}
+        count, firsts = conn.execute(_insert_source(table, source), said).one()
+        new.update((row[0] for row in part) if count == len(part) else decode(firsts))
+    return new
 
 
 @cache
@@ -247,7 +259,15 @@ def _insert_source(table: Table, source: Source) -> Executable:
     rows = select(number.label(serial.name), *source.table().c).subquery("n")
     in_order = select(*rows.c).order_by(rows.c[first].collate("C"))
     statement = insert_into(table).from_select([serial.name, *source.names], in_order)
-    return statement.on_conflict_do_nothing(index_elements=[first]).returning(table.c[first])
+    new = statement.on_conflict_do_nothing(index_elements=[first]).returning(table.c[first])
+    return _which(new.cte("new"))
+
+
+def _which(new: CTE) -> Select[Any]:
+    """How many rows a statement has returned; and a JSON array of them, unless it was `all`."""
+    count = func.count()
+    (first,) = new.c
+    return select(count, case((count < bindparam("all"), as_array(first)))).select_from(new)
 
 
 def _insert_values(
@@ -327,6 +347,11 @@ def without_nul(text: str) -> str:
 
 def has_row_locks(conn: Connection) -> bool:
     """Whether others write beside this transaction, so that locks can cross."""
+    return conn.dialect.name != "sqlite"
+
+
+def reads_changes(conn: Connection) -> bool:
+    """Whether a WITH may change rows, so that one statement reads and changes them."""
     return conn.dialect.name != "sqlite"
 
 

@@ -100,7 +100,7 @@ class JoinedConnections:
             self._failed = True  # what was written before goes the same way
             raise
 
-    read = write
+    read = write_at_once = read_at_once = write
 
     @property
     def _sync(self) -> Connection:

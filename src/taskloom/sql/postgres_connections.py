@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from asyncpg.exceptions import PostgresConnectionError
 from sqlalchemy import URL, Connection, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from taskloom.errors import StorageUnavailableError
+from taskloom.sql.direct import PLANS_LAST, Direct, NothingDoneError
 from taskloom.sql.listening import Listener
 from taskloom.sql.postgres import is_shared, make_engine
 from taskloom.sql.postgres_faults import is_disconnect, must_run_again, opening, translated
@@ -34,12 +36,6 @@ _COMPARE_EVERY = 60.0
 _LOOK_AT_CLOCK_EVERY = 1.0
 _SAME_TIME = timedelta(milliseconds=20)
 """Clocks that are no further apart are one: what is due here is due there."""
-_PLANS_LAST = 5.0
-"""Seconds that a connection keeps the plans of its statements.
-
-Those made while the tables were nearly empty read all of them. PostgreSQL itself notices within a
-minute or two, in which a burst of tasks would hardly move.
-"""
 _SERVER_TIME = select(func.clock_timestamp())
 
 
@@ -61,6 +57,8 @@ class PostgresConnections:
         self._offset = _offset()
         self._gate = Gate(self._ask)
         hear = None if is_shared(url) else self._hear
+        # Behind a pooler a statement, which is two messages, needs a transaction to stay together.
+        self._direct = None if is_shared(url) else Direct(lambda: self._connected(self._engine))
         self._listener = Listener(lambda: self._connected(self._engine), self.place, hear)
         self.wakeups = Wakeups(tell=self._listener.tell)
 
@@ -82,6 +80,8 @@ class PostgresConnections:
         while self._under_way:
             await asyncio.wait(self._under_way)
         await self._listener.stop()
+        if self._direct is not None:
+            await self._direct.close()
         await self._gate.stop()
         if self._is_ours:
             await self._engine.dispose()
@@ -90,9 +90,15 @@ class PostgresConnections:
         """One transaction, in a task of its own: an answer is not thrown away half read."""
         return await self._to_its_end(self._transact(self._engine, work))
 
+    async def write_at_once(self, work: Callable[[Connection], T]) -> T:
+        """One statement, without BEGIN and COMMIT around it."""
+        return await self._to_its_end(self._run_at_once(work))
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         """One transaction on a snapshot."""
         return await self._to_its_end(self._transact(self._snapshots, work))
+
+    read_at_once = write_at_once
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)
@@ -108,6 +114,18 @@ class PostgresConnections:
     async def _transact(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         with translated(self.place):
             return await self._repeated(engine, work)
+
+    async def _run_at_once(self, work: Callable[[Connection], T]) -> T:
+        with translated(self.place):
+            if self._direct is not None and not self._direct.busy:
+                try:
+                    return await self._direct.run(work)
+                except NothingDoneError:
+                    pass  # the usual way it works, or says in the usual way why not
+                except PostgresConnectionError:
+                    self._gate.shut()
+                    raise
+            return await self._repeated(self._engine, work)
 
     async def _repeated(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         """`work`, again where it came to nothing for reasons that are gone the next time."""
@@ -182,7 +200,7 @@ def _offset() -> float:
 
 async def _plan_anew(conn: AsyncConnection) -> None:
     planned = conn.info.setdefault("taskloom_planned", time.monotonic())
-    if time.monotonic() - planned >= _PLANS_LAST:
+    if time.monotonic() - planned >= PLANS_LAST:
         conn.info["taskloom_planned"] = time.monotonic()
         await conn.exec_driver_sql("DISCARD PLANS")
 

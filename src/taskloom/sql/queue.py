@@ -101,7 +101,7 @@ class SqlQueue(MessageQueue):
 
     async def _until_due(self, queue_id: str) -> float:
         """Seconds until the queue's first task is due; infinite when it is empty."""
-        due = await self._database.read(claims.next_due, queue_id)
+        due = await self._database.read_at_once(claims.next_due, queue_id)
         return float("inf") if due is None else (due - self._database.now_micros()) / 1_000_000
 
     async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:

@@ -110,6 +110,8 @@ class SqliteConnections:
         assert self._reader is not None
         return await self._reader.run(work)
 
+    write_at_once, read_at_once = write, read
+
     def _mark(self) -> object:
         return None if self._wal is None else self._wal()
 

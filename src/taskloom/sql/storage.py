@@ -63,7 +63,10 @@ class SqlStorage(SqlArchive, TaskStorage):
         if not tasks:
             return []
         rows = await self._rows(tasks)
-        new = await self.database.write(adding.add, rows)
+        write = (
+            self.database.write_at_once if adding.is_one_statement(rows) else self.database.write
+        )
+        new = await write(adding.add, rows)
         self._notify(rows)
         first: dict[str, Task[Any]] = {}
         for task in tasks:
