@@ -267,4 +267,5 @@ def _empty(conn: Connection) -> None:
 TestInMemoryBarrier = InMemoryMachine.TestCase
 TestInMemoryBarrier.settings = SETTINGS
 TestSqliteBarrier = SqliteMachine.TestCase
-TestSqliteBarrier.settings = SETTINGS
+# Each step is a few transactions of a file.
+TestSqliteBarrier.settings = settings(SETTINGS, max_examples=75 if EXAMPLES == 300 else EXAMPLES)
