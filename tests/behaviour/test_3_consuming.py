@@ -332,5 +332,6 @@ async def test_3_6_a_claim_cancelled_under_way_loses_nothing(still: Engines) -> 
     await until(gate.reached)
     work.cancel()
     await asyncio.wait([work])
+    await parts.done.reach(1, lambda call: call == "queue.release")
     await still.pass_time(2)
     assert (await handler.process_batch(QUEUE)).succeeded == 1

@@ -27,7 +27,10 @@ from taskloom.sql import SqlFlowBarrier
 from taskloom.task import FlowJoin
 from taskloom.testing.suite import far_future
 
-EXAMPLES = int(os.environ.get("TASKLOOM_TEST_EXAMPLES", "300"))
+LONG = os.environ.get("TASKLOOM_TEST_EXAMPLES")
+EXAMPLES = int(LONG or 300)
+IN_A_FILE = int(LONG or 75)
+"""Fewer: there, each step is a few transactions."""
 pytestmark = pytest.mark.timeout(60 + EXAMPLES)
 
 SETTINGS = settings(
@@ -35,7 +38,7 @@ SETTINGS = settings(
     stateful_step_count=20,
     deadline=None,
     report_multiple_bugs=False,
-    derandomize="TASKLOOM_TEST_EXAMPLES" not in os.environ,
+    derandomize=LONG is None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
@@ -267,5 +270,4 @@ def _empty(conn: Connection) -> None:
 TestInMemoryBarrier = InMemoryMachine.TestCase
 TestInMemoryBarrier.settings = SETTINGS
 TestSqliteBarrier = SqliteMachine.TestCase
-# Each step is a few transactions of a file.
-TestSqliteBarrier.settings = settings(SETTINGS, max_examples=75 if EXAMPLES == 300 else EXAMPLES)
+TestSqliteBarrier.settings = settings(SETTINGS, max_examples=IN_A_FILE)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from sqlalchemy import Connection, make_url, select, text
+from sqlalchemy import Connection, func, make_url, select, text
 
 from taskloom.errors import ConfigurationError, StorageUnavailableError
 from taskloom.sql import (
@@ -208,6 +208,28 @@ async def test_a_place_that_cannot_work_says_what_to_do(
     wrong = SqlDatabase(make_url(postgres_url).set(**change))
     with pytest.raises(ConfigurationError, match=says):
         await wrong.open()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://me@host/db?sslmod=require", "unknown option in the URL: sslmod; it takes"),
+        ("postgresql://me:secret@one:5432,two:5432/db", "not a database URL"),
+        ("postgresql://me@host", "names no database"),
+        ("postgresql+psycopg://me@host/db", "without a driver"),
+    ],
+)
+def test_a_url_that_makes_no_sense_says_what_to_do(url: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        SqlStorage.from_url(url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_connections_say_whose_they_are(postgres_url: str) -> None:
+    url = make_url(postgres_url).update_query_dict({"application_name": "shop"})
+    async with SqlDatabase(url) as database:
+        name = select(func.current_setting("application_name"))
+        assert await database.read(lambda conn: conn.scalar(name)) == "shop"
 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:

@@ -141,8 +141,13 @@ class RedisServer(Opening):
         """Run `work` to its end whatever becomes of the caller; `close` waits for it."""
         task = asyncio.ensure_future(work)
         self._aside.add(task)
-        task.add_done_callback(self._aside.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._aside.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, though whoever asked may have given up by now
 
 
 def server_of(source: Client | RedisServer) -> RedisServer:

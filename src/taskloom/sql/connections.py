@@ -65,7 +65,7 @@ def parse_url(url: str) -> URL:
     """`url` for SQLAlchemy. Raises `ConfigurationError`, which does not show it."""
     try:
         return make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError(
             "not a database URL; use one such as sqlite:///tasks.db or postgresql://host/tasks"
         ) from None

@@ -38,6 +38,13 @@ _SHARED = {
 }
 
 
+_OPTIONS = {
+    *("application_name", "gsslib", "host", "krbsrvname", "passfile", "pgbouncer", "port"),
+    *("ssl", "sslmode", "target_session_attrs"),
+}
+"""What a URL may say after its question mark: what asyncpg takes as texts, and what is ours."""
+
+
 def make_engine(url: URL) -> AsyncEngine:
     """An engine with connections of its own; no I/O. Raises `ConfigurationError`.
 
@@ -48,9 +55,16 @@ def make_engine(url: URL) -> AsyncEngine:
         raise ConfigurationError(f"{url.drivername}: use postgresql:// without a driver")
     if not url.database:
         raise ConfigurationError("the URL names no database: postgresql://user@host/database")
+    if unknown := sorted(url.query.keys() - _OPTIONS):
+        raise ConfigurationError(
+            f"unknown option in the URL: {', '.join(unknown)}; it takes "
+            f"{', '.join(sorted(_OPTIONS))}"
+        )
     settings: dict[str, Any] = {"server_settings": _SETTINGS}
     if is_shared(url):
         settings = _SHARED
+    elif name := url.query.get("application_name"):
+        settings = {"server_settings": {**_SETTINGS, "application_name": name}}
     return create_async_engine(
         _for_asyncpg(url),
         pool_size=_CONNECTIONS,
@@ -76,6 +90,7 @@ def is_shared(url: URL) -> bool:
 def _for_asyncpg(url: URL) -> URL:
     query = dict(url.query)
     query.pop("pgbouncer", None)
+    query.pop("application_name", None)
     if "sslmode" in query:
         query["ssl"] = query.pop("sslmode")
     return url.set(drivername="postgresql+asyncpg", query=query)
