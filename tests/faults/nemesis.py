@@ -45,7 +45,7 @@ class Nemesis:
             if victim is not None:
                 self._rig.kill(victim)
                 self.harmed.append(victim)
-        await self._rig.ended(self.harmed[-1])
+                await self._rig.ended(victim)  # nobody dies twice
 
     async def stop_and_continue(self, count: int) -> None:
         """SIGSTOP past the lease, then SIGCONT, one worker after the other."""

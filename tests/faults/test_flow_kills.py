@@ -38,7 +38,7 @@ async def test_every_flow_has_one_join(
         for _ in range(flows // 10):
             made = [generator.make("flow", steps=STEPS, bad=[]) for _ in range(10)]
             await add(rig.loom, rig.recorder, made)
-        await Nemesis(rig, seed, pace=0.3).kill(KILLS)
+        await Nemesis(rig, seed, pace=0.3, patient=True).kill(KILLS)
         violations = await rig.verdict()
         cut_short = list(recoveries(read_history(rig.reader.history())))
         print(f"seed {seed}: {KILLS} kills, {flows} flows, {len(cut_short)} runs cut short")

@@ -65,8 +65,8 @@ class SqlQueue(MessageQueue):
     ) -> list[Delivery | UnreadableRecord]:
         """At most `limit` due tasks; one atomic UPDATE.
 
-        While it waits it takes no lock: it looks with a read, when told of a change and at least
-        once a second.
+        While it waits it takes no lock: it looks with a read, when told of a change by another
+        process, and at least once a second.
         """
         end = time.monotonic() + wait
         with _as_queue_errors():
@@ -84,10 +84,12 @@ class SqlQueue(MessageQueue):
     async def _claim_when_due(
         self, queue_id: str, limit: int, lease: float, end: float
     ) -> list[Delivery | UnreadableRecord]:
+        changed_here = False
         while True:
             change = self._database.wakeups.expect(queue_id)
             try:
-                away = await self._until_due(queue_id)
+                # What was added in this process is likely to be there still.
+                away = 0.0 if changed_here else await self._until_due(queue_id)
                 if away <= 0:
                     found = await self.storage.claim_records(limit, lease=lease, queue_id=queue_id)
                     if found:
@@ -96,6 +98,7 @@ class SqlQueue(MessageQueue):
                 if left <= 0:
                     return []
                 await asyncio.wait({change}, timeout=max(0.0, min(away, left, _LOOK_EVERY)))
+                changed_here = change.done() and change.result()
             finally:
                 change.cancel()
 
