@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from checker import Rules, Violation
 from generator import Generator, add
-from nemesis import LAST_WORD, Nemesis, stopped_in_its_body
+from nemesis import LAST_WORD, stopped_in_its_body
 from rig import OpenRig, Rig, seed_of
 
 RULES = Rules(max_deliveries=8, recovery=6.0)
@@ -44,19 +44,26 @@ async def _late_settle(rig: Rig, guard: str) -> None:
     await rig.until("settle", lambda event: event.pid == first)
 
 
-async def _kills(rig: Rig, guard: str, tasks: int = 400) -> None:
-    """Parents of both kinds, and workers that die among them."""
-    generator = Generator(91, {"parent": 1, "eager": 1}, busy=0.1)
-    await rig.keep_workers(2, without=guard)
-    for made in generator.batches(tasks, largest=40):
-        await add(rig.loom, rig.recorder, made)
-    await rig.until("settle")
-    await Nemesis(rig, seed_of(91), pace=0.15).kill(6)
+async def _eager_deaths(rig: Rig, guard: str) -> None:
+    """Parents that add their children while they run, and workers that die before they settle."""
+    await _deaths(rig, guard, "eager", "settle.before")
 
 
-async def _kills_among_fewer(rig: Rig, guard: str) -> None:
-    """Servers take longer for each of them."""
-    await _kills(rig, guard, tasks=200)
+async def _parent_deaths(rig: Rig, guard: str) -> None:
+    """Parents, and workers that die between the two steps that settling them is without the guard.
+
+    With it the storage takes one step, and they die before that.
+    """
+    between = "add.before" if guard == "acknowledge-last" else "settle.before"
+    await _deaths(rig, guard, "parent", between)
+
+
+async def _deaths(rig: Rig, guard: str, kind: str, point: str) -> None:
+    generator = Generator(91, {kind: 1}, busy=0.02)
+    for _ in range(2):
+        await add(rig.loom, rig.recorder, [generator.make() for _ in range(6)])
+        assert await rig.ended(await rig.start(without=guard, crash=point)) == KILLED
+    await rig.start(without=guard)
 
 
 async def _long_tasks(rig: Rig, guard: str) -> None:
@@ -99,18 +106,18 @@ async def _step_deaths(rig: Rig, guard: str) -> None:
 
 CASES = [
     ("fencing", _late_word, {"I7"}, "sqlite"),
-    ("acknowledge-last", _kills, {"I4", "I15"}, "sqlite"),
-    ("derived-ids", _kills, {"I15"}, "sqlite"),
+    ("acknowledge-last", _parent_deaths, {"I4", "I15"}, "sqlite"),
+    ("derived-ids", _eager_deaths, {"I15"}, "sqlite"),
     ("leases", _long_tasks, {"I5", "I6"}, "sqlite"),
     ("release-not-counted", _shutdown, {"I8"}, "sqlite"),
     ("join-is-a-state", _join_deaths, {"I9"}, "sqlite"),
     ("count-with-settle", _step_deaths, {"I9"}, "sqlite"),
     ("fencing", _late_settle, {"I2"}, "postgresql"),
-    ("acknowledge-last", _kills_among_fewer, {"I4", "I15"}, "postgresql"),
-    ("derived-ids", _kills_among_fewer, {"I15"}, "postgresql"),
+    ("acknowledge-last", _parent_deaths, {"I4", "I15"}, "postgresql"),
+    ("derived-ids", _eager_deaths, {"I15"}, "postgresql"),
     ("stream-fencing", _late_settle, {"I2"}, "redis"),
-    ("acknowledge-after-storing", _kills_among_fewer, {"I4", "I15"}, "redis"),
-    ("derived-ids", _kills_among_fewer, {"I15"}, "redis"),
+    ("acknowledge-after-storing", _parent_deaths, {"I4", "I15"}, "redis"),
+    ("derived-ids", _eager_deaths, {"I15"}, "redis"),
 ]
 
 
@@ -133,8 +140,11 @@ async def test_it_is_caught(
         assert found & caught, f"seed {seed_of(91)}: only {found}"
 
 
-RUNS_ON_SERVERS = [_late_settle, _kills_among_fewer]
-RUNS = [_late_word, _kills, _long_tasks, _shutdown, _join_deaths, _step_deaths]
+RUNS_ON_SERVERS = [_late_settle, _parent_deaths, _eager_deaths]
+RUNS = [
+    *(_late_word, _parent_deaths, _eager_deaths, _long_tasks, _shutdown),
+    *(_join_deaths, _step_deaths),
+]
 
 
 @pytest.mark.parametrize(
