@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import pytest
+from pymongo import AsyncMongoClient, MongoClient
 
+from kinesis_server import KINESIS_URL, kinesis_server
+from mongodb_server import mongodb_server
 from redis_server import free_port, redis_server
 from servers import empty_database, fresh_database, postgres
 
@@ -43,3 +48,61 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with redis_server(tmp_path_factory.mktemp("redis"), free_port()) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def kinesis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Kinesis for the whole session: `TASKLOOM_TEST_KINESIS_URL`, or one started here.
+
+    Shared: every test makes a stream of its own.
+    """
+    if given := os.environ.get(KINESIS_URL):
+        yield given
+        return
+    with kinesis_server(tmp_path_factory.mktemp("kinesis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mongodb_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A MongoDB for the whole session: `TASKLOOM_TEST_MONGODB_URL`, or one started here."""
+    if given := os.environ.get("TASKLOOM_TEST_MONGODB_URL"):
+        yield given
+        return
+    with mongodb_server(tmp_path_factory.mktemp("mongodb"), free_port()) as url:
+        yield url
+
+
+@pytest.fixture
+async def mongodb_url(mongodb_server_url: str) -> AsyncIterator[str]:
+    """The URL of a MongoDB database that no other test uses, dropped at the end."""
+    name = f"taskloom_test_{uuid4().hex}"
+    yield _mongodb_database(mongodb_server_url, name)
+    async with AsyncMongoClient[dict[str, object]](mongodb_server_url) as client:
+        await client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def mongodb_shared(mongodb_server_url: str) -> Iterator[str]:
+    """The URL of one MongoDB database for the whole session, dropped at its end."""
+    name = f"taskloom_test_{uuid4().hex}"
+    yield _mongodb_database(mongodb_server_url, name)
+    with MongoClient[dict[str, object]](mongodb_server_url) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+async def mongodb_emptied(mongodb_shared: str) -> AsyncIterator[str]:
+    """The URL of a MongoDB database without documents, made much quicker than a new one."""
+    yield mongodb_shared
+    async with AsyncMongoClient[dict[str, object]](mongodb_shared) as client:
+        database = client.get_default_database()
+        for name in await database.list_collection_names():
+            if await database[name].estimated_document_count() > 1_000:
+                await database.drop_collection(name)  # one by one takes the wheel's server minutes
+            else:
+                await database[name].delete_many({})
+
+
+def _mongodb_database(server: str, name: str) -> str:
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))

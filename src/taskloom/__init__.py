@@ -62,6 +62,7 @@ from taskloom.lifecycle import (
     ConsumerStats,
     ConsumerStopped,
     LifecycleConfig,
+    QueueLifecycleConfig,
     QueueStats,
     TaskBatchCompleted,
     TaskBatchStarted,
@@ -86,6 +87,15 @@ from taskloom.lifecycle import (
 )
 from taskloom.log_context import LogContextFilter, log_context, structlog_processor
 from taskloom.projections import EntityTaskProjection, build_projection
+from taskloom.queue_events import (
+    ConsumerCheckpoint,
+    ConsumerConnected,
+    ConsumerDisconnected,
+    MessageConsumed,
+    MessagePublished,
+    QueueContext,
+    QueueLifecycleProvider,
+)
 from taskloom.registry import TaskQueuesManager
 from taskloom.runner import RunResult, TaskRunner
 from taskloom.task import (
@@ -114,6 +124,9 @@ __all__ = [
     "Clock",
     "ConfigurationError",
     "ConsoleHealthProvider",
+    "ConsumerCheckpoint",
+    "ConsumerConnected",
+    "ConsumerDisconnected",
     "ConsumerInfo",
     "ConsumerStarted",
     "ConsumerStats",
@@ -140,6 +153,8 @@ __all__ = [
     "LifecycleConfig",
     "LogContextFilter",
     "Loom",
+    "MessageConsumed",
+    "MessagePublished",
     "MissingExtraError",
     "MultiTaskExecutor",
     "NestingError",
@@ -147,6 +162,9 @@ __all__ = [
     "NoOutcomeError",
     "NotOpenError",
     "ParallelTaskExecutor",
+    "QueueContext",
+    "QueueLifecycleConfig",
+    "QueueLifecycleProvider",
     "QueueStats",
     "QueueUnavailableError",
     "RegistrationError",

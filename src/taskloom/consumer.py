@@ -45,6 +45,7 @@ class ConsumerParts(Struct, frozen=True):
     queue: MessageQueue
     storage: TaskStorage
     runner: TaskRunner
+    worker_id: str
     keeper: Keeper
     clock: Clock
     max_deliveries: int
@@ -235,6 +236,11 @@ class Consumer:
 
     async def run(self) -> None:
         """Claim and feed until cancelled. What is in the lanes stays there."""
+        consumer_id = f"{self._parts.worker_id}:{self.queue_id}"
+        async with self._parts.queue.connection(self.queue_id, consumer_id):
+            await self._run()
+
+    async def _run(self) -> None:
         while True:
             self._ended.clear()
             self._shed()

@@ -88,7 +88,7 @@ class TaskHandler:
             notification_provider,
             mode=config.lifecycle.mode,
         )
-        self._reporter = Reporter(self._listeners, self.worker_id, config)
+        self._reporter = Reporter(self._listeners, self.worker_id, config, message_queue)
         self._projector = Projector(config.entity_projections, config, config.clock)
         self._flows = self._flow_keeper()
         self._runner = TaskRunner(

@@ -18,6 +18,7 @@ from msgspec.structs import force_setattr
 from taskloom.clock import Seconds, seconds
 from taskloom.errors import ConfigurationError
 from taskloom.flow_events import FlowLifecycleProvider
+from taskloom.queue_events import QueueLifecycleProvider
 from taskloom.task import Task
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ConsumerStopped",
     "LifecycleConfig",
     "LifecycleMode",
+    "QueueLifecycleConfig",
     "QueueStats",
     "TaskBatchCompleted",
     "TaskBatchStarted",
@@ -69,8 +71,7 @@ class LifecycleConfig(Struct, frozen=True, kw_only=True):
     include_payload: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in ("async", "sync"):
-            raise ConfigurationError(f'mode must be "async" or "sync", not {self.mode!r:.80}')
+        _check_mode(self.mode)
         try:
             interval = seconds(self.heartbeat_interval, "heartbeat_interval")
         except (TypeError, ValueError) as error:
@@ -78,6 +79,25 @@ class LifecycleConfig(Struct, frozen=True, kw_only=True):
         if interval == 0:
             raise ConfigurationError("heartbeat_interval must be more than 0 seconds")
         force_setattr(self, "heartbeat_interval", interval)
+
+
+class QueueLifecycleConfig(Struct, frozen=True):
+    """Whom a queue tells, and how: see `MessageQueue.set_lifecycle`.
+
+    `"async"`: told in order beside the work. `"sync"`: putting and claiming wait until it is told,
+    at most a second. Raises `ConfigurationError`.
+    """
+
+    provider: QueueLifecycleProvider
+    mode: LifecycleMode = "async"
+
+    def __post_init__(self) -> None:
+        _check_mode(self.mode)
+
+
+def _check_mode(mode: object) -> None:
+    if mode not in ("async", "sync"):
+        raise ConfigurationError(f'mode must be "async" or "sync", not {mode!r:.80}')
 
 
 # Tasks
@@ -364,6 +384,7 @@ _PROVIDERS = (
     WorkerLifecycleProvider,
     FlowLifecycleProvider,
     TaskNotificationProvider,
+    QueueLifecycleProvider,
 )
 
 EVENTS: dict[str, Callable[..., Reply]] = {

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -89,6 +89,14 @@ class Listeners:
             if self._sync:
                 await callback.call(event)
             else:
+                callback.mailbox.put(callback, event)
+
+    def post(self, name: str, events: Sequence[object]) -> None:
+        """Queue `events` for those who want `name`, in either mode. After `close` does nothing."""
+        if not self._open:
+            return
+        for callback in self._callbacks[name]:
+            for event in events:
                 callback.mailbox.put(callback, event)
 
     async def flush(self, timeout: float = 5.0) -> bool:

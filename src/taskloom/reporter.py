@@ -16,6 +16,7 @@ from taskloom.config import TaskHandlerConfig
 from taskloom.errors import TaskFailedError
 from taskloom.executors import Executor
 from taskloom.failures import failure_of
+from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.lifecycle import (
     TaskBatchCompleted,
     TaskBatchStarted,
@@ -46,8 +47,16 @@ class Reporter:
     are told when they are settled, so what was fenced is never told.
     """
 
-    def __init__(self, listeners: Listeners, worker_id: str, config: TaskHandlerConfig) -> None:
+    def __init__(
+        self,
+        listeners: Listeners,
+        worker_id: str,
+        config: TaskHandlerConfig,
+        queue: MessageQueue | None = None,
+    ) -> None:
         self.listeners = listeners
+        # Any other queue tells itself of what is put.
+        self._queue = queue if queue is not None and queue.storage is not None else None
         self.wants_started = listeners.wants("on_task_started")
         self.wants_batches = listeners.wants("on_task_batch_started") or listeners.wants(
             "on_task_batch_completed"
@@ -82,12 +91,23 @@ class Reporter:
         accepted: list[Task[Any]] = []
         if not self._wants_scheduled:
             yield accepted.extend
+            await self._published(accepted)
             return
         with _held(self._unannounced, [*(task.id for task in tasks), *also]):
             yield accepted.extend
+            await self._published(accepted)
             for task in accepted:
                 fields = self._context(task, executor_of(task), worker=False)
                 await self.listeners.emit("on_task_scheduled", TaskScheduled(**fields))
+
+    @property
+    def wants_accepted(self) -> bool:
+        """Whether anyone is told of tasks that were accepted."""
+        return self._wants_scheduled or (self._queue is not None and self._queue.tells_published)
+
+    async def _published(self, tasks: Sequence[Task[Any]]) -> None:
+        if self._queue is not None:
+            await self._queue.tell_published(tasks)
 
     @contextmanager
     def settling(self, verdicts: Iterable[Verdict]) -> Iterator[None]:

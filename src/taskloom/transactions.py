@@ -61,11 +61,7 @@ class Transactions:
         self._flow_reporter = flow_reporter
         self._executor_of = executor_of
         self._projects_inside = projector.integrated(storage)
-        self._tells = (
-            (projector.wanted and not self._projects_inside)
-            or listeners.wants("on_task_scheduled")
-            or listeners.wants("on_flow_started")
-        )
+        self._tells_flows = listeners.wants("on_flow_started")
         self._telling: set[asyncio.Task[None]] = set()
 
     async def add(self, tasks: Sequence[Task[Any]], connection: SqlConnection) -> list[Task[Any]]:
@@ -98,6 +94,11 @@ class Transactions:
             _, late = await asyncio.wait(self._telling, timeout=LAST_WORD)
             for each in late:
                 each.cancel()
+
+    @property
+    def _tells(self) -> bool:
+        projects = self._projector.wanted and not self._projects_inside
+        return projects or self._tells_flows or self._reporter.wants_accepted
 
     def _inside(self, connection: SqlConnection, ended: asyncio.Future[bool]) -> TaskStorage:
         if self._queue.features.inline:

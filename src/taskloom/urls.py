@@ -35,8 +35,9 @@ def parts_from_url(url: str, clock: Clock) -> Parts:
 
     `memory://`, `sqlite:///file`, `sqlite:////absolute/file`, `sqlite://` (in memory),
     `postgresql://user:password@host/database`, `redis://host:6379/0` (and `rediss`,
-    `redis+cluster`, `redis+sentinel`, the same with `valkey`). Raises `ConfigurationError`, which
-    never shows the URL: it may hold a password; `MissingExtraError` when a driver is not installed.
+    `redis+cluster`, `redis+sentinel`, the same with `valkey`), `mongodb://host/database` (and
+    `mongodb+srv`). Raises `ConfigurationError`, which never shows the URL: it may hold a password;
+    `MissingExtraError` when a driver is not installed.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -117,11 +118,34 @@ def _redis(url: str, rest: str, clock: Clock) -> Parts:
     )
 
 
+def _mongodb(url: str, rest: str, clock: Clock) -> Parts:
+    from taskloom.mongodb import (
+        MongoDBCache,
+        MongoDBDatabase,
+        MongoDBFlowBarrier,
+        MongoDBProjections,
+        MongoDBQueue,
+        MongoDBStorage,
+    )
+
+    database = MongoDBDatabase.from_url(url, clock=clock)
+    storage = MongoDBStorage(database)
+    return Parts(
+        MongoDBQueue(storage),
+        storage,
+        MongoDBCache(database),
+        MongoDBFlowBarrier(storage),
+        MongoDBProjections(storage),
+    )
+
+
 _ENGINES: dict[str, Callable[[str, str, Clock], Parts]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "postgresql": _sql,
     "postgres": _sql,
+    "mongodb": _mongodb,
+    "mongodb+srv": _mongodb,
 }
 _ENGINES |= {
     f"{name}{tls}{kind}": _redis
@@ -133,7 +157,6 @@ _ENGINES |= {
 _PLANNED = {
     "mysql": "MySQL",
     "mariadb": "MariaDB",
-    "mongodb": "MongoDB",
 }
 
 
@@ -143,6 +166,7 @@ def _offer() -> str:
             "sqlite:///taskloom.db",
             "postgresql://host/database",
             "redis://host:6379/0",
+            "mongodb://host/database",
             "memory://",
         )
     )

@@ -120,6 +120,7 @@ class Worker:
             queue=parts.queue,
             storage=parts.storage,
             runner=parts.runner,
+            worker_id=parts.worker_id,
             keeper=self._keeper,
             clock=clock,
             max_deliveries=config.max_deliveries,

@@ -37,10 +37,11 @@ from taskloom import (
     Task,
     TaskHandlerConfig,
     TaskStatus,
+    wakeups,
 )
 from taskloom.interfaces import EntityProjections
 from taskloom.memory import ImmediateQueue, InMemoryFlowBarrier, InMemoryQueue, InMemoryStorage
-from taskloom.sql import SqlFlowBarrier, SqlProjections, SqlStorage, queue, wakeups
+from taskloom.sql import SqlFlowBarrier, SqlProjections, SqlStorage, queue
 
 ORDER = EntityRef("7", "order")
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from taskloom import wakeups
 from taskloom.flows import FlowStep, FlowStepResult, NewFlow, flow_results, new_flow
 from taskloom.outcomes import Ending, Settlement
-from taskloom.sql import SqlFlowBarrier, projections, wakeups
+from taskloom.sql import SqlFlowBarrier, projections
 from taskloom.task import EntityRef, FlowJoin, Task, TaskStatus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,5 +1,6 @@
 """What an engine is made of. Write your own against these; `taskloom.testing` checks it."""
 
+from taskloom.interfaces.adaptive_strategy import AdaptiveSnapshot, AdaptiveStrategy, BatchResult
 from taskloom.interfaces.cache import Cache
 from taskloom.interfaces.entity_projections import EntityProjections
 from taskloom.interfaces.flow_barrier import (
@@ -18,10 +19,15 @@ from taskloom.interfaces.task_storage import (
     TaskStorage,
     WorkerRecord,
 )
+from taskloom.lifecycle import QueueLifecycleConfig
 from taskloom.outcomes import Delivery, Ending, Settlement, UnreadableRecord
+from taskloom.queue_events import QueueLifecycleProvider
 
 __all__ = [
+    "AdaptiveSnapshot",
+    "AdaptiveStrategy",
     "BarrierState",
+    "BatchResult",
     "Cache",
     "CleanupStats",
     "DeadRecord",
@@ -34,6 +40,8 @@ __all__ = [
     "FlowSettled",
     "MessageQueue",
     "QueueFeatures",
+    "QueueLifecycleConfig",
+    "QueueLifecycleProvider",
     "Settlement",
     "ShardLocks",
     "TaskArchive",

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from taskloom.clock import SYSTEM_CLOCK, Clock
+from taskloom.identity import new_id
 from taskloom.interfaces.opening import Opening
+from taskloom.lifecycle import QueueLifecycleConfig
 from taskloom.outcomes import Delivery, UnreadableRecord
+from taskloom.queue_reporter import TOLD, QueueReporter
 
 if TYPE_CHECKING:
     from taskloom.interfaces.task_storage import TaskStorage
@@ -32,7 +37,8 @@ class QueueFeatures(Struct, frozen=True):
     exclusive: bool = True
     """A claimed task is with one worker only while its lease lasts; no second lock is needed."""
     fifo_per_key: bool = False
-    """Tasks of one partition key are delivered in the order they were put."""
+    """Tasks of one partition key are delivered in the order they were put, each when the one
+    before it is settled."""
     single_ack: bool = True
     """A delivery can be given up by itself; otherwise a whole shard moves on together."""
     inline: bool = False
@@ -54,12 +60,18 @@ class MessageQueue(Opening, ABC):
 
     All methods raise `QueueUnavailableError` when the engine cannot be reached; what they were
     asked for is then unknown, and safe to ask again. Cancelling any of them loses no task.
+
+    Events are this class's work: an engine writes nothing for them. Only one that holds shards
+    calls `tell_shard` and `tell_checkpoint`, and none calls its own `put` for what is no news.
     """
 
     name: str = "queue"
     features: QueueFeatures = QueueFeatures()
     storage: TaskStorage | None = None
     """The storage that *is* this queue: a task is one record there from birth to end."""
+    _clock: Clock = SYSTEM_CLOCK
+    """What the times in events are told by."""
+    _reporter: QueueReporter | None = None
 
     def register(self, queue_id: str) -> None:
         """Announce a queue before it is used. Safe to repeat."""
@@ -119,6 +131,57 @@ class MessageQueue(Opening, ABC):
     async def filled_again(self, queue_id: str) -> None:
         """What the storage knows of is on its way to a queue that was found empty."""
 
+    # Events
+
+    def set_lifecycle(self, config: QueueLifecycleConfig) -> None:
+        """Tell `config.provider` of what passes through, from now on; it replaces the one before.
+
+        Best before the queue is opened. Closing it delivers what is still to be told. While nobody
+        was ever set, calls go to the engine as they are.
+        """
+        reporter = QueueReporter(self.name, config, self._clock)
+        mine = vars(self)
+        for method in TOLD:
+            mine.pop(method, None)
+        self._reporter = reporter
+        mine.update(reporter.around(self))
+
+    @property
+    def tells_published(self) -> bool:
+        """Whether anyone is told of `on_message_published`."""
+        return self._reporter is not None and self._reporter.wants_published
+
+    async def tell_published(self, tasks: Sequence[Task[Any]]) -> None:
+        """Called by whoever adds to the storage that is this queue, and so does not `put`."""
+        if self._reporter is not None:
+            await self._reporter.published(tasks)
+
+    @asynccontextmanager
+    async def connection(self, queue_id: str, consumer_id: str) -> AsyncIterator[None]:
+        """Around claiming again and again: tells that a consumer is there, and is gone."""
+        reporter = self._reporter
+        if reporter is None:
+            yield
+            return
+        await reporter.connected(queue_id, consumer_id)
+        try:
+            yield
+        finally:
+            await reporter.disconnected(queue_id, consumer_id)
+
+    def tell_shard(self, queue_id: str, shard_id: str, *, connected: bool) -> None:
+        """Called by an engine that has got a shard, or has given it up or lost it.
+
+        Returns at once in either mode; raises nothing of the listener's.
+        """
+        if self._reporter is not None:
+            self._reporter.shard(queue_id, shard_id, connected=connected)
+
+    def tell_checkpoint(self, queue_id: str, shard_id: str, checkpoint: str) -> None:
+        """Called by an engine that has written a shard's checkpoint. Returns at once, as above."""
+        if self._reporter is not None:
+            self._reporter.checkpoint(queue_id, shard_id, checkpoint)
+
     # For those who use a queue without tasks' executors.
 
     async def consume_messages_batch(
@@ -143,9 +206,10 @@ class MessageQueue(Opening, ABC):
     ) -> None:
         """Process batches until `stop` is set. An exception of the processor ends it."""
         stop = stop or asyncio.Event()
-        while not stop.is_set():
-            records = await self.claim(queue_id, limit, lease=lease, wait=1.0)
-            await self._process(queue_id, records, processor)
+        async with self.connection(queue_id, f"{new_id()}:{queue_id}"):
+            while not stop.is_set():
+                records = await self.claim(queue_id, limit, lease=lease, wait=1.0)
+                await self._process(queue_id, records, processor)
 
     async def _process(
         self,

@@ -14,7 +14,7 @@ from taskloom.errors import ConfigurationError, MissingExtraError
 from taskloom.sql.dialect import refuse_foreign
 from taskloom.sql.sqlite import parse_place
 from taskloom.sql.sqlite_connections import SqliteConnections
-from taskloom.sql.wakeups import Wakeups
+from taskloom.wakeups import Wakeups
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from taskloom.errors import ConfigurationError
 from taskloom.sql.setup import identity_of
-from taskloom.sql.wakeups import Wakeups
+from taskloom.wakeups import Wakeups
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from taskloom.sql.wakeups import ANY
+from taskloom.wakeups import ANY
 
 __all__ = ["Connect", "Listener", "tell_on_commit"]
 

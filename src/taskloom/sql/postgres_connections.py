@@ -23,7 +23,7 @@ from taskloom.sql.listening import Listener
 from taskloom.sql.postgres import is_shared, make_engine
 from taskloom.sql.postgres_faults import is_disconnect, must_run_again, opening, translated
 from taskloom.sql.reconnecting import Gate
-from taskloom.sql.wakeups import Wakeups
+from taskloom.wakeups import Wakeups
 
 __all__ = ["PostgresConnections"]
 

@@ -39,6 +39,7 @@ class SqlQueue(MessageQueue):
     def __init__(self, storage: SqlStorage) -> None:
         self.storage: SqlStorage = storage
         self._database = storage.database
+        self._clock = storage.database.clock
         self._idle: set[str] = set()
 
     @classmethod

@@ -33,13 +33,15 @@ __all__ = [
     "meta",
     "metadata",
     "projections",
+    "shard_locks",
+    "shard_readers",
     "spell_for_postgres",
     "tallies",
     "tasks",
     "workers",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -256,4 +258,24 @@ Index(
     "taskloom_projections_entity",
     projections.c.entity_type,
     projections.c.entity_id,
+)
+
+# Which instance reads a shard of a stream, and how far it has come; the checkpoint is JSON.
+shard_locks = Table(
+    "taskloom_shard_locks",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("owner", _Key),
+    Column("expires_at", BigInteger),
+    Column("checkpoint", Text),
+    info={"with": _COUNTING},
+)
+
+shard_readers = Table(
+    "taskloom_shard_readers",
+    metadata,
+    Column("stream", _Key, primary_key=True),
+    Column("instance", _Key, primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+    info={"with": _COUNTING},
 )

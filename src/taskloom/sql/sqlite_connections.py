@@ -21,7 +21,7 @@ from taskloom.sql.sqlite import (
     make_engine,
     refuse_bad_place,
 )
-from taskloom.sql.wakeups import Wakeups
+from taskloom.wakeups import Wakeups
 
 __all__ = ["SqliteConnections"]
 

@@ -47,4 +47,25 @@ UPGRADES = (
             "fillfactor = 85)",
         ),
     ),
+    Upgrade(
+        4,
+        is_quick=True,
+        sqlite=(
+            'CREATE TABLE taskloom_shard_locks ( "key" TEXT NOT NULL, owner TEXT, '
+            'expires_at BIGINT, checkpoint TEXT, PRIMARY KEY ("key") )',
+            "CREATE TABLE taskloom_shard_readers ( stream TEXT NOT NULL, instance TEXT NOT NULL, "
+            "expires_at BIGINT NOT NULL, PRIMARY KEY (stream, instance) )",
+        ),
+        postgresql=(
+            'CREATE TABLE taskloom_shard_locks (key TEXT COLLATE "C" NOT NULL, '
+            'owner TEXT COLLATE "C", expires_at BIGINT, checkpoint TEXT, PRIMARY KEY (key)) '
+            "WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02, "
+            "autovacuum_vacuum_cost_limit = 2000, fillfactor = 50)",
+            'CREATE TABLE taskloom_shard_readers (stream TEXT COLLATE "C" NOT NULL, '
+            'instance TEXT COLLATE "C" NOT NULL, expires_at BIGINT NOT NULL, '
+            "PRIMARY KEY (stream, instance)) "
+            "WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02, "
+            "autovacuum_vacuum_cost_limit = 2000, fillfactor = 50)",
+        ),
+    ),
 )

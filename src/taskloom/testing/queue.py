@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from taskloom.testing.queue_carrying import CarryingCases
 from taskloom.testing.queue_leases import LeaseCases
+from taskloom.testing.queue_telling import TellingCases
 from taskloom.testing.queue_waiting import WaitingCases
 
 __all__ = ["QueueConformance"]
 
 
-class QueueConformance(CarryingCases, LeaseCases, WaitingCases):
+class QueueConformance(CarryingCases, LeaseCases, WaitingCases, TellingCases):
     """Subclass it with a fixture `queue`: an open queue. Needs pytest-asyncio in auto mode.
 
     Cases are skipped by what `queue.features` declares. Override `pass_time`, `now`, `patience`

@@ -1,0 +1,312 @@
+"""What MongoDB does beyond the suites."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import subprocess
+import sys
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+from pymongo.errors import ServerSelectionTimeoutError
+
+from mongodb_server import mongodb_server
+from redis_server import free_port
+from taskloom import QueueUnavailableError, StorageUnavailableError, Task
+from taskloom.errors import ConfigurationError, InvalidTaskError
+from taskloom.mongodb import (
+    MongoDBDatabase,
+    MongoDBQueue,
+    MongoDBStorage,
+    claims,
+    clients,
+    queue,
+    schema,
+    settling,
+)
+from taskloom.mongodb.schema import claimable
+from taskloom.outcomes import Delivery, Ending, Settlement
+from taskloom.task import TaskStatus
+from taskloom.urls import parts_from_url
+
+LEASE = 60.0
+PATIENCE = 10.0
+QUEUE = "q"
+
+
+@pytest.fixture
+async def database(mongodb_emptied: str) -> AsyncIterator[MongoDBDatabase]:
+    async with MongoDBDatabase.from_url(mongodb_emptied) as database:
+        yield database
+
+
+@pytest.fixture
+async def without_transactions(mongodb_emptied: str) -> AsyncIterator[MongoDBDatabase]:
+    async with MongoDBDatabase.from_url(mongodb_emptied, _transactions=False) as database:
+        yield database
+
+
+def task(**fields: Any) -> Task[Any]:
+    return Task(**({"type": "t", "queue_id": QUEUE, "payload": None} | fields))
+
+
+async def take(queue: MongoDBQueue) -> Delivery:
+    (delivery,) = await queue.claim(QUEUE, 1, lease=LEASE)
+    assert isinstance(delivery, Delivery)
+    return delivery
+
+
+# What the reference could not
+
+
+async def test_a_retry_goes_back_any_number_of_times(database: MongoDBDatabase) -> None:
+    queue = MongoDBQueue(MongoDBStorage(database))
+    await queue.put(QUEUE, [task(id="again")])
+    for attempt in range(1, 5):
+        delivery = await take(queue)
+        retry = delivery.task.replace(retry_count=attempt)
+        assert await queue.release([delivery], tasks=[retry]) == []
+        await queue.put(QUEUE, [retry])  # and to insert it once more is no error
+        assert await queue.depth(QUEUE) == 1
+    delivery = await take(queue)
+    assert (delivery.task.id, delivery.task.retry_count) == ("again", 4)
+
+
+async def test_workers_never_get_one_task_twice(
+    database: MongoDBDatabase, mongodb_emptied: str
+) -> None:
+    async with MongoDBQueue.from_url(mongodb_emptied) as elsewhere:
+        queues = [MongoDBQueue(MongoDBStorage(database)), elsewhere]
+        made = [task() for _ in range(60)]
+        await elsewhere.put(QUEUE, made)
+
+        async def work(queue: MongoDBQueue) -> list[str]:
+            taken: list[str] = []
+            while found := await queue.claim(QUEUE, 7, lease=LEASE):
+                taken += [each.task.id for each in found if isinstance(each, Delivery)]
+            return taken
+
+        shares = await asyncio.gather(*(work(queue) for queue in queues * 2))
+    assert sorted(id for share in shares for id in share) == sorted(each.id for each in made)
+
+
+# A settle without transactions
+
+
+async def test_who_dies_after_the_children_makes_them_again(
+    without_transactions: MongoDBDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = MongoDBStorage(without_transactions)
+    await storage.add([task(id="parent")])
+    (parent,) = await storage.claim_due(1, lease=LEASE)
+    child = task(id="child", queue_id="children")
+    plan = Settlement((Ending(parent, TaskStatus.EXECUTED, children=(child,)),))
+
+    async def die(*args: object) -> list[str]:
+        raise StorageUnavailableError("gone")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(settling, "end", die)
+        with pytest.raises(StorageUnavailableError):
+            await storage.settle(plan)
+    # The acknowledgement is the last write: the parent is held still, the child is there.
+    statuses = [each.status for each in await storage.get(["parent", "child"])]
+    assert statuses == [TaskStatus.PROCESSING, TaskStatus.SCHEDULED]
+    assert await storage.settle(plan) == []
+    statuses = [each.status for each in await storage.get(["parent", "child"])]
+    assert statuses == [TaskStatus.EXECUTED, TaskStatus.SCHEDULED]
+
+
+async def test_in_a_transaction_there_is_no_child_without_its_parents_end(
+    database: MongoDBDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = MongoDBStorage(database)
+    await storage.add([task(id="parent")])
+    (parent,) = await storage.claim_due(1, lease=LEASE)
+    plan = Settlement((Ending(parent, TaskStatus.EXECUTED, children=(task(id="child"),)),))
+
+    async def die(*args: object) -> list[str]:
+        raise StorageUnavailableError("gone")
+
+    monkeypatch.setattr(settling, "end", die)
+    with pytest.raises(StorageUnavailableError):
+        await storage.settle(plan)
+    assert [each.id for each in await storage.get(["parent", "child"])] == ["parent"]
+
+
+# Waking
+
+
+async def test_a_change_stream_wakes_who_waits_elsewhere(
+    database: MongoDBDatabase, mongodb_emptied: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_LOOK_EVERY", 3600.0)
+    looked, look = asyncio.Event(), claims.next_due
+
+    async def next_due(*args: Any) -> int | None:
+        due = await look(*args)
+        looked.set()
+        return due
+
+    monkeypatch.setattr(claims, "next_due", next_due)
+    here = MongoDBQueue(MongoDBStorage(database))
+    await asyncio.wait_for(database._listener.hears.wait(), PATIENCE)
+
+    async def wait_here() -> asyncio.Task[list[Any]]:
+        looked.clear()
+        waiting = asyncio.create_task(here.claim(QUEUE, 1, lease=LEASE, wait=PATIENCE))
+        await asyncio.wait_for(looked.wait(), PATIENCE)
+        return waiting
+
+    async with MongoDBQueue.from_url(mongodb_emptied) as elsewhere:
+        waiting = await wait_here()
+        await elsewhere.put(QUEUE, [task(id="new")])
+        (delivery,) = await asyncio.wait_for(waiting, PATIENCE / 2)
+        waiting = await wait_here()
+        await elsewhere.release([delivery])  # says not which queue, so all look
+        (again,) = await asyncio.wait_for(waiting, PATIENCE / 2)
+    assert again.task.id == "new"
+
+
+# Documents and indexes
+
+
+async def test_a_claim_goes_by_the_index(database: MongoDBDatabase) -> None:
+    due = {"queue": QUEUE, **claimable(database.now_micros())}
+    plan = await database.collections.tasks.find(due).sort([("due", 1), ("_id", 1)]).explain()
+    assert "'indexName': 'due'" in str(plan["queryPlanner"]["winningPlan"])
+
+
+async def test_what_takes_long_is_left_to_init(
+    mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with MongoDBStorage.from_url(mongodb_url) as storage:
+        await storage.add([task()])
+        await storage.kept.tasks.drop_index("due")
+    monkeypatch.setattr(schema, "_QUICK", 0)
+    with pytest.raises(ConfigurationError, match="Run: taskloom init --url mongodb://"):
+        await MongoDBStorage.from_url(mongodb_url).open()
+    await MongoDBStorage.from_url(mongodb_url).upgrade()
+    async with MongoDBStorage.from_url(mongodb_url) as storage:
+        assert "due" in await storage.kept.tasks.index_information()
+
+
+async def test_a_task_beyond_a_document_is_refused_by_its_field(database: MongoDBDatabase) -> None:
+    large = task(execution_stats={"notes": "x" * (16 * 1024 * 1024)})
+    with pytest.raises(InvalidTaskError, match=r"^execution_stats: 16,777"):
+        await MongoDBStorage(database).add([task(), large])
+    assert await MongoDBStorage(database).counts() == {}
+
+
+async def test_a_client_that_was_given_stays_open(mongodb_emptied: str) -> None:
+    async with AsyncMongoClient[dict[str, Any]](mongodb_emptied, tz_aware=True) as client:
+        async with MongoDBStorage(client.get_default_database()) as storage:
+            await storage.add([task(id="kept")])
+        assert await client.get_default_database()["taskloom_tasks"].count_documents({}) == 1
+
+
+# URLs
+
+
+@pytest.mark.parametrize("scheme", ["mongodb", "mongodb+srv"])
+def test_a_url_is_one_database_for_everything(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from taskloom.clock import SYSTEM_CLOCK
+
+    seen: list[str] = []
+    real = AsyncMongoClient[Any]
+    monkeypatch.setattr(
+        clients, "AsyncMongoClient", lambda url, **_: seen.append(url) or real("mongodb://host/db")
+    )
+    parts = parts_from_url(f"{scheme}://me:hunter2@host/db?socketTimeoutMS=7", SYSTEM_CLOCK)
+    assert isinstance(parts.storage, MongoDBStorage)
+    assert isinstance(parts.queue, MongoDBQueue)
+    assert parts.queue.storage is parts.storage
+    assert parts.flow_barrier is not None
+    assert parts.entity_projections is not None
+    assert parts.flow_barrier.storage is parts.entity_projections.storage is parts.storage
+    assert "hunter2" not in repr(parts.storage.database)
+    (url,) = seen
+    assert url.startswith(f"{scheme}://me:hunter2@host/db?socketTimeoutMS=7&")
+    assert "serverSelectionTimeoutMS=3000" in url
+
+
+def test_a_url_that_makes_no_sense_shows_no_password() -> None:
+    with pytest.raises(ConfigurationError, match="is no url of a MongoDB: write") as caught:
+        MongoDBStorage.from_url("mongodb://me:hunter2@host:port/db")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_without_the_driver_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['pymongo'] = None\n"
+        "from taskloom.app import Loom\n"
+        "try: Loom('mongodb://host/db')\n"
+        "except ImportError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'taskloom[mongodb]'" in run.stdout
+
+
+# A server that is away
+
+
+@pytest.fixture
+def forgotten_sockets() -> Iterator[None]:
+    """pymongo 4.20 does not close the socket of a connection that was cut while it was made."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.mark.usefixtures("forgotten_sockets")
+async def test_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
+    port = free_port()
+    async with contextlib.AsyncExitStack() as held:
+        with mongodb_server(tmp_path, port, "--sync-on-commit") as url:
+            queue = MongoDBQueue.from_url(f"{url}/db?serverSelectionTimeoutMS=300")
+            await held.enter_async_context(queue)
+            await queue.put(QUEUE, [task(id="kept")])
+        with pytest.raises(QueueUnavailableError, match="cannot be reached") as caught:
+            await queue.put(QUEUE, [task(id="rejected")])
+        assert [each.id for each in caught.value.rejected] == ["rejected"]
+        with pytest.raises(StorageUnavailableError, match="cannot be reached"):
+            await queue.storage.settle(Settlement(added=(task(), task())))
+        with mongodb_server(tmp_path, port, "--sync-on-commit"):
+            delivery = await asyncio.wait_for(_take_once_it_is_back(queue), PATIENCE)
+            assert delivery.task.id == "kept"
+
+
+async def _take_once_it_is_back(queue: MongoDBQueue) -> Delivery:
+    while True:
+        # The driver looks twice a second, and says so after 0.3 seconds.
+        with contextlib.suppress(QueueUnavailableError):
+            return await take(queue)
+
+
+@pytest.mark.usefixtures("forgotten_sockets")
+async def test_many_who_wait_for_a_server_are_few_attempts() -> None:
+    attempts = 0
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"mongodb://127.0.0.1:{port}/db?serverSelectionTimeoutMS=1500"
+        database = MongoDBDatabase.from_url(url)
+        tasks = database.collections.tasks
+        waiting = (tasks.find_one({}) for _ in range(20))
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(each) for each in answers} == {ServerSelectionTimeoutError}
+        assert 1 <= attempts <= 10
+        with pytest.raises(StorageUnavailableError, match="cannot be reached"):
+            await database.open()
