@@ -306,3 +306,38 @@ async def test_delivery_counts_survive_delays_and_releases(queue: RedisQueue) ->
     assert held.delivery_count == 2
     assert await queue.ack([lost]) == [lost]
     assert await queue.ack([held]) == []
+
+
+# Waiting
+
+
+async def test_a_waiting_claim_that_is_cancelled_ends_and_holds_nothing(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskloom.redis.queue._LOOK_EVERY", 3600.0)
+    monkeypatch.setattr("taskloom.redis.reach.CALL_LIMIT", 3600.0)
+    waiting = asyncio.create_task(queue.claim("q", 1, lease=3600, wait=3600))
+    async with asyncio.timeout(PATIENCE):
+        while not await is_watched(queue.server):  # noqa: ASYNC110 (the server tells nobody)
+            await asyncio.sleep(0.01)
+        await queue.put("q", [task(payload=1)])
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        if not waiting.cancelled():  # it came first
+            await queue.release([each for each in await waiting if isinstance(each, Delivery)])
+        delivery = await take(queue)
+    assert (delivery.task.payload, delivery.delivery_count) == (1, 1)
+
+    waiting = asyncio.create_task(queue.claim("q", 1, lease=3600, wait=3600))
+    async with asyncio.timeout(PATIENCE):
+        while not await is_watched(queue.server):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert waiting.cancelled()
+
+
+async def is_watched(server: RedisServer) -> bool:
+    """Whether a call of anyone waits for a bell."""
+    clients = await server.client.client_list()
+    return any(each["cmd"] == "xread" and "b" in each["flags"] for each in clients)
