@@ -75,21 +75,24 @@ def test_a_prefix_has_no_braces(prefix: str) -> None:
 
 
 def test_a_server_that_keeps_everything_is_fine() -> None:
-    assert promises_broken({"maxmemory_policy": "noeviction", "aof_enabled": 1}, "") == []
+    assert promises_broken({"maxmemory_policy": "noeviction", "aof_enabled": 1}, {}) == []
 
 
 @pytest.mark.parametrize(
-    ("info", "saves", "words"),
+    ("info", "settings", "words"),
     [
-        ({"aof_enabled": 0}, "", "every task is lost when it stops"),
-        ({"aof_enabled": 0}, "3600 1", "since the last snapshot"),
-        ({"aof_enabled": 0}, None, "since the last snapshot"),
-        ({"aof_enabled": 1, "maxmemory_policy": "allkeys-lru", "maxmemory": 9}, "", "tasks would"),
-        ({"aof_enabled": 1, "maxmemory_policy": "volatile-ttl", "maxmemory": 9}, "", "locks and"),
+        ({"aof_enabled": 0}, {"save": ""}, "every task is lost when it stops"),
+        ({"aof_enabled": 0}, {"save": "3600 1"}, "since the last snapshot"),
+        ({"aof_enabled": 0}, {}, "since the last snapshot"),
+        ({"aof_enabled": 1}, {"appendfsync": "no"}, "in the last half minute"),
+        ({"aof_enabled": 1, "maxmemory_policy": "allkeys-lru", "maxmemory": 9}, {}, "tasks would"),
+        ({"aof_enabled": 1, "maxmemory_policy": "volatile-ttl", "maxmemory": 9}, {}, "locks and"),
     ],
 )
-def test_a_broken_promise_is_named(info: dict[str, Any], saves: str | None, words: str) -> None:
-    (said,) = promises_broken(info, saves)
+def test_a_broken_promise_is_named(
+    info: dict[str, Any], settings: dict[str, str], words: str
+) -> None:
+    (said,) = promises_broken(info, settings)
     assert words in said
 
 
