@@ -123,6 +123,7 @@ async def test_3_7_nothing_unsettled_is_acknowledged(engines: Engines) -> None:
     parts.break_down("queue.extend")
     async with serving(handler):
         await parts.called("storage.settle")
+        parts.break_down("queue.claim")  # or it might always be the first to find it again
         async with serving(engines.handler({TYPE: single(second)})):
             await second.finished.reach(1)
         assert "queue.ack" not in parts.names()

@@ -83,7 +83,7 @@ class RandomCuts:
             return NEVER
         rng, kinds = self._random, (max(0, self.anywhere), max(0, self.between))
         if rng.choices((False, True), kinds)[0]:
-            return Plan(write=rng.randint(1, 20))
+            return Plan(write=rng.randint(1, 8))
         # One in four early: while the client introduces itself.
         longest = 1_000 if rng.random() < 0.25 else self._longest
         return Plan(rng.choice(("request", "answer")), rng.randint(0, longest))

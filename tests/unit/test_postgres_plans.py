@@ -64,7 +64,6 @@ async def conn(postgres_url: str) -> AsyncIterator[Any]:
     async with SqlDatabase.from_url(postgres_url):
         pass
     conn = await asyncpg.connect(postgres_url, server_settings=postgres._SETTINGS)
-    await conn.execute("SET plan_cache_mode = force_generic_plan")
     yield conn
     await conn.close()
 

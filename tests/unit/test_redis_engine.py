@@ -75,21 +75,24 @@ def test_a_prefix_has_no_braces(prefix: str) -> None:
 
 
 def test_a_server_that_keeps_everything_is_fine() -> None:
-    assert promises_broken({"maxmemory_policy": "noeviction", "aof_enabled": 1}, "") == []
+    assert promises_broken({"maxmemory_policy": "noeviction", "aof_enabled": 1}, {}) == []
 
 
 @pytest.mark.parametrize(
-    ("info", "saves", "words"),
+    ("info", "settings", "words"),
     [
-        ({"aof_enabled": 0}, "", "every task is lost when it stops"),
-        ({"aof_enabled": 0}, "3600 1", "since the last snapshot"),
-        ({"aof_enabled": 0}, None, "since the last snapshot"),
-        ({"aof_enabled": 1, "maxmemory_policy": "allkeys-lru", "maxmemory": 9}, "", "tasks would"),
-        ({"aof_enabled": 1, "maxmemory_policy": "volatile-ttl", "maxmemory": 9}, "", "locks and"),
+        ({"aof_enabled": 0}, {"save": ""}, "every task is lost when it stops"),
+        ({"aof_enabled": 0}, {"save": "3600 1"}, "since the last snapshot"),
+        ({"aof_enabled": 0}, {}, "since the last snapshot"),
+        ({"aof_enabled": 1}, {"appendfsync": "no"}, "in the last half minute"),
+        ({"aof_enabled": 1, "maxmemory_policy": "allkeys-lru", "maxmemory": 9}, {}, "tasks would"),
+        ({"aof_enabled": 1, "maxmemory_policy": "volatile-ttl", "maxmemory": 9}, {}, "locks and"),
     ],
 )
-def test_a_broken_promise_is_named(info: dict[str, Any], saves: str | None, words: str) -> None:
-    (said,) = promises_broken(info, saves)
+def test_a_broken_promise_is_named(
+    info: dict[str, Any], settings: dict[str, str], words: str
+) -> None:
+    (said,) = promises_broken(info, settings)
     assert words in said
 
 
@@ -306,3 +309,38 @@ async def test_delivery_counts_survive_delays_and_releases(queue: RedisQueue) ->
     assert held.delivery_count == 2
     assert await queue.ack([lost]) == [lost]
     assert await queue.ack([held]) == []
+
+
+# Waiting
+
+
+async def test_a_waiting_claim_that_is_cancelled_ends_and_holds_nothing(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskloom.redis.queue._LOOK_EVERY", 3600.0)
+    monkeypatch.setattr("taskloom.redis.reach.CALL_LIMIT", 3600.0)
+    waiting = asyncio.create_task(queue.claim("q", 1, lease=3600, wait=3600))
+    async with asyncio.timeout(PATIENCE):
+        while not await is_watched(queue.server):  # noqa: ASYNC110 (the server tells nobody)
+            await asyncio.sleep(0.01)
+        await queue.put("q", [task(payload=1)])
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        if not waiting.cancelled():  # it came first
+            await queue.release([each for each in await waiting if isinstance(each, Delivery)])
+        delivery = await take(queue)
+    assert (delivery.task.payload, delivery.delivery_count) == (1, 1)
+
+    waiting = asyncio.create_task(queue.claim("q", 1, lease=3600, wait=3600))
+    async with asyncio.timeout(PATIENCE):
+        while not await is_watched(queue.server):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert waiting.cancelled()
+
+
+async def is_watched(server: RedisServer) -> bool:
+    """Whether a call of anyone waits for a bell."""
+    clients = await server.client.client_list()
+    return any(each["cmd"] == "xread" and "b" in each["flags"] for each in clients)

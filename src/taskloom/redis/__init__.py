@@ -1,6 +1,7 @@
 """Engines on Redis 6.2 or later, or Valkey."""
 
 try:
+    # Only to say which extra is missing: the modules below import what they use of it.
     import redis as _driver  # noqa: F401
 except ImportError as error:
     from taskloom.errors import MissingExtraError

@@ -27,12 +27,12 @@ async def check_server(client: Client, place: str) -> None:
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
         raise ConfigurationError(f"{place} is Redis {version}; Taskloom needs 6.2 or later")
-    for words in promises_broken(info, await _snapshots(asking)):
+    for words in promises_broken(info, await _settings(asking)):
         _log.warning("%s %s", place, words)
 
 
-def promises_broken(info: Mapping[str, Any], snapshots: str | None) -> list[str]:
-    """In words, from the answer to INFO and the setting `save` (None: not known)."""
+def promises_broken(info: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
+    """In words, from the answer to INFO and the settings `save` and `appendfsync`, as far known."""
     broken = []
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction" and info.get("maxmemory", 0):
@@ -43,20 +43,29 @@ def promises_broken(info: Mapping[str, Any], snapshots: str | None) -> list[str]
         )
     if not info.get("aof_enabled", 0):
         lost = "every task is lost when it stops"
-        if snapshots is None or snapshots:
+        if settings.get("save") != "":
             lost = "what was added since the last snapshot is lost when it crashes"
         broken.append(f"keeps no append-only file: {lost}. Set appendonly to yes")
+    elif settings.get("appendfsync") == "no":
+        broken.append(
+            "leaves it to the system when its append-only file is written: what was added in the "
+            "last half minute is lost when the machine fails. Set appendfsync to everysec or always"
+        )
     return broken
 
 
-async def _snapshots(client: Any) -> str | None:
-    """The setting `save`; hosted servers do not tell."""
-    try:
-        answer = _first(await client.config_get("save"))
-    except ResponseError:
-        return None
-    found = answer.get("save", answer.get(b"save"))
-    return found.decode() if isinstance(found, bytes) else found
+async def _settings(client: Any) -> dict[str, str]:
+    """Those that say what is kept; hosted servers do not tell."""
+    found: dict[str, str] = {}
+    for name in ("save", "appendfsync"):
+        try:
+            answer = _first(await client.config_get(name))
+        except ResponseError:
+            continue
+        for value in (answer.get(name), answer.get(name.encode())):
+            if value is not None:
+                found[name] = value.decode() if isinstance(value, bytes) else value
+    return found
 
 
 def _first(answer: dict[Any, Any]) -> dict[Any, Any]:

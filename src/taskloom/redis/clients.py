@@ -86,6 +86,7 @@ def _sentinel(rest: str, *, tls: bool) -> Redis:
         "ssl": tls,
     }
     sentinels = [_address(host) for host in hosts.split(",")]
+    # redis-py has not annotated its constructor.
     sentinel = Sentinel(sentinels, sentinel_kwargs=_limits())  # type: ignore[no-untyped-call]
     client: Redis = sentinel.master_for(service, **options)
     return client

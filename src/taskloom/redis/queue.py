@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeAlias
 
@@ -112,24 +112,24 @@ class RedisQueue(MessageQueue):
         """At most `limit` due tasks; one atomic step.
 
         Released tasks and lost leases come first. While it waits it reads the queue's bell, on a
-        connection of its own, and looks at least once a second.
+        connection of its own, and looks at least once a second. A process that stops or is cut off
+        while it waits may be handed what comes in that second, for the time of its lease.
         """
         if limit <= 0:
             return []
         end = time.monotonic() + wait
-        while True:
-            taken, bell, pause = await self._take(queue_id, limit, lease)
-            left = end - time.monotonic()
-            if taken or left <= 0:
-                return taken
-            await self._listen(queue_id, bell, min(left, pause, _LOOK_EVERY))
+        message = [self._consumer, limit, round(lease * 1_000_000)]
+        taken, bell, pause = await self._take(queue_id, self._run("queue_claim", queue_id, message))
+        while not taken and (left := end - time.monotonic()) > 0:
+            rung = self._run_when_rung(queue_id, bell, min(left, pause, _LOOK_EVERY), message)
+            taken, bell, pause = await self._take(queue_id, rung)
+        return taken
 
     async def _take(
-        self, queue_id: str, limit: int, lease: float
+        self, queue_id: str, claim: Coroutine[Any, Any, Any]
     ) -> tuple[list[Delivery | UnreadableRecord], bytes, float]:
         """What one script claims, the bell's last entry, and the seconds until something is due."""
-        message = [self._consumer, limit, round(lease * 1_000_000)]
-        call = self.server.spawn(self._run("queue_claim", queue_id, message))
+        call = self.server.spawn(claim)
         try:
             new, *taken, bell, pause = await asyncio.shield(call)
         except asyncio.CancelledError:
@@ -159,17 +159,12 @@ class RedisQueue(MessageQueue):
         """A claim was cancelled under way: what it takes is released."""
         # Where Redis does not answer, what it took comes back after its lease.
         with contextlib.suppress(QueueUnavailableError):
+            if not call.done():
+                await self.server.ring(self._keys_of(queue_id).bell, QueueUnavailableError)
             _, *taken, _, _ = await call
             await self._change(
                 "queue_release", read_claim(queue_id, self._consumer, *taken), _held, 0
             )
-
-    async def _listen(self, queue_id: str, bell: bytes, seconds: float) -> None:
-        """Until the bell has an entry after `bell`, or so many seconds."""
-        key = self._keys_of(queue_id).bell
-        millis = max(1, round(seconds * 1000))  # 0 would be for ever
-        async with self.server.calling(QueueUnavailableError):
-            await self.server.client.xread({key: bell}, count=1, block=millis)
 
     async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
         """Lease for `lease` seconds from now; one atomic step for each queue."""
@@ -250,6 +245,16 @@ class RedisQueue(MessageQueue):
             self._keys_of(queue_id),
             GROUP,
             pack(message),
+            unavailable=QueueUnavailableError,
+        )
+
+    async def _run_when_rung(
+        self, queue_id: str, bell: bytes, seconds: float, message: list[Any]
+    ) -> Any:
+        """`queue_claim`, once the bell has an entry after `bell`, or after so many seconds."""
+        keys = self._keys_of(queue_id)
+        return await self.server.run_when(
+            *(keys.bell, bell, seconds, "queue_claim", keys, GROUP, pack(message)),
             unavailable=QueueUnavailableError,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from taskloom.clock import SYSTEM_CLOCK, Clock, SystemClock
@@ -123,6 +124,42 @@ class RedisServer(Opening):
                 return await self.client.evalsha(lua.sha, *given)
             except NoScriptError:  # a new server, or one that forgot
                 return await self.client.eval(lua.text, *given)
+
+    async def run_when(
+        self,
+        stream: str,
+        seen: bytes,
+        seconds: float,
+        name: str,
+        keys: Sequence[str],
+        *args: Any,
+        unavailable: type[UnavailableError] = StorageUnavailableError,
+    ) -> Any:
+        """`run`, once `stream` has an entry after `seen`, or after so many seconds.
+
+        Where one server has both, the script is sent along and waits there: it has run before
+        anyone could tell us to send it. Whoever gives up the waiting must `ring` and see what came.
+        """
+        millis = max(1, round(seconds * 1000))  # 0 would be for ever
+        if not isinstance(self.client, Redis) or not isinstance(self.clock, SystemClock):
+            async with self.calling(unavailable):
+                await self.client.xread({stream: seen}, count=1, block=millis)
+            return await self.run(name, keys, *args, unavailable=unavailable)
+        both = self.client.pipeline(transaction=False)
+        both.xread({stream: seen}, count=1, block=millis)
+        both.evalsha(script(name).sha, len(keys), *keys, self._time(), *args)
+        async with self.calling(unavailable):
+            _, answer = await both.execute(raise_on_error=False)
+            if not isinstance(answer, Exception):
+                return answer
+            if not isinstance(answer, NoScriptError):
+                raise answer
+        return await self.run(name, keys, *args, unavailable=unavailable)
+
+    async def ring(self, stream: str, unavailable: type[UnavailableError]) -> None:
+        """End every `run_when` that waits for this stream."""
+        async with self.calling(unavailable):
+            await self.client.xadd(stream, {"r": ""}, maxlen=1, approximate=False)
 
     @asynccontextmanager
     async def calling(

@@ -30,6 +30,7 @@ PLANS_LAST = 5.0
 Those made while the tables were nearly empty read all of them. PostgreSQL itself notices within a
 minute or two, in which a burst of tasks would hardly move.
 """
+# Its constructor is not annotated in SQLAlchemy.
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 

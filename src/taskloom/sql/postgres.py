@@ -25,6 +25,8 @@ _SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # Planning for what is bound would take a document of rows apart once more each time.
+    "plan_cache_mode": "force_generic_plan",
     # Milliseconds. A process that is stopped within a transaction would hold its rows for ever.
     "idle_in_transaction_session_timeout": "10000",
 }
