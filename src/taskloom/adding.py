@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -58,7 +58,6 @@ class Adder:
         self._storage = storage
         self._clock = clock
         self._horizon = horizon
-        self._integrated = queue.storage is storage
         self._store: GroupCommit[Task[Any], Place] = GroupCommit(self._add_to_storage)
         self._puts: dict[str, GroupCommit[Task[Any], None]] = {}
 
@@ -67,14 +66,13 @@ class Adder:
         `StorageUnavailableError` (nothing is on the queue) or `QueueUnavailableError`, which says
         what was accepted and what was not.
         """
-        if self._integrated:
-            # Once they are stored a worker may have them: what is told of that comes later.
-            await self._project(await self._unknown(tasks))
+        whole = [task for task in tasks if self._is_stored(task.queue_id)]
+        # Once they are stored a worker may have them: what is told of that comes later.
+        await self._project(await self._unknown(whole))
+        if len(whole) == len(tasks):
             return _added(await self._store(tasks))
         now = self._clock.now()
-        ways = [
-            route(task, now, self._horizon, can_delay=self._takes_delayed(task)) for task in tasks
-        ]
+        ways = [self._way(task, now) for task in tasks]
         stored = [
             replace(task, status=TaskStatus.QUEUED) if way is Route.BOTH else task
             for task, way in zip(tasks, ways, strict=True)
@@ -88,7 +86,8 @@ class Adder:
             if way is not Route.STORAGE
         ]
         old = {place.task.id for place in places if not place.new}
-        await self._project([task for task in tasks if task.id not in old])
+        told = old | {task.id for task in whole}
+        await self._project([task for task in tasks if task.id not in told])
         # One that was stored before is only put there again if that is where it is: not if it has
         # ended, nor if it waits in the storage, where a call that seemed to fail has left it.
         unstored_or_queued = [
@@ -102,9 +101,18 @@ class Adder:
         for queue_id, group in _by_queue(tasks).items():
             await self._put_group(queue_id)(group)
 
+    def _is_stored(self, queue_id: str) -> bool:
+        """Whether a task that is stored is on its queue."""
+        return self._queue.storage_of(queue_id) is self._storage
+
+    def _way(self, task: Task[Any], now: datetime) -> Route:
+        if self._is_stored(task.queue_id):
+            return Route.STORAGE
+        return route(task, now, self._horizon, can_delay=self._takes_delayed(task))
+
     def _takes_delayed(self, task: Task[Any]) -> bool:
         """Whether the queue may have a task before it is due."""
-        features, flow = self._queue.features, task.metadata.flow
+        features, flow = self._queue.features_of(task.queue_id), task.metadata.flow
         # Where delays are skipped, a flow's time would be over before its steps have run.
         return features.takes_delayed and (features.delay or flow is None or not flow.is_timeout)
 

@@ -12,20 +12,13 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from taskloom.carrying import (
-    Beside,
-    Carried,
-    SettlerParts,
-    Steps,
-    id_of,
-    no_longer_ours,
-    without,
-)
+from taskloom.carrying import Beside, Carried, SettlerParts, id_of, no_longer_ours, without
 from taskloom.flows import join_id
 from taskloom.interfaces.flow_barrier import FlowNews
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.outcomes import Delivery, Ending, Outcome, Settlement, Word
 from taskloom.settlement import Verdict
+from taskloom.steps import Steps
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["Carrier", "SteppedCarrier", "WholeCarrier"]
@@ -50,7 +43,8 @@ class Carrier(Protocol):
 
 
 class WholeCarrier:
-    """The storage is the queue: outcomes, children and acknowledgement are one write.
+    """The storage is the queue, or all that holds these tasks: outcomes, children and
+    acknowledgement are one write.
 
     So are flows and projections that share its transactions. Those that do not are written before
     it, for it is the acknowledgement.
@@ -217,7 +211,7 @@ async def _release(queue: MessageQueue, verdicts: Sequence[Verdict], steps: Step
     by_delay: dict[float, list[Delivery]] = {}
     for verdict in verdicts:
         outcome: Outcome = verdict.outcome
-        if outcome.word is Word.RELEASED:
+        if outcome.word is Word.RELEASED and verdict.ending is None:
             by_delay.setdefault(outcome.delay, []).append(outcome.delivery)
     for delay, deliveries in by_delay.items():
         await steps.once(f"release {delay}", _releasing(queue, deliveries, delay))

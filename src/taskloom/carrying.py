@@ -1,4 +1,4 @@
-"""What both carriers of a settle share: the parts, the steps that are repeated, what is beside."""
+"""What both carriers of a settle share: the parts, and what is written beside the storage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -19,16 +19,17 @@ from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.locks import TaskLocks
 from taskloom.outcomes import Delivery
+from taskloom.parking import Parking
 from taskloom.projections import EntityTaskProjection
 from taskloom.projector import Projector
 from taskloom.settlement import Verdict
+from taskloom.steps import Steps
 from taskloom.task import Task
 
 __all__ = [
     "Beside",
     "Carried",
     "SettlerParts",
-    "Steps",
     "id_of",
     "no_longer_ours",
     "of_flows",
@@ -36,8 +37,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 ASKING_LEASE = 6.0
 """Seconds that a lease is extended by when it is asked whether it is still ours."""
@@ -51,6 +50,8 @@ class SettlerParts(Struct, frozen=True):
     locks: TaskLocks
     flows: FlowKeeper | None
     projector: Projector
+    parking: Parking
+    """What takes long here may be on its way from the queue to the storage."""
     call_limit: float
     """Seconds before a call that hangs is given up and repeated."""
     clock: Clock
@@ -79,32 +80,6 @@ class Carried(NamedTuple):
     fenced: set[str]
     """Ids whose delivery was no longer ours."""
     news: list[FlowNews]
-
-
-class Steps:
-    """The engine calls of one settle: each is repeated until it has answered, then never again.
-
-    What an answered call wrote may have gone on living since; saying it again would take it back.
-    """
-
-    def __init__(self) -> None:
-        self._answers: dict[str, Any] = {}
-        self._tried: set[str] = set()
-
-    async def once(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer of `call`, made now or before."""
-        if name not in self._answers:
-            first = name not in self._tried
-            self._tried.add(name)
-            answer = await call()
-            self._answers[name] = answer
-            if not first:
-                self._answers[f"{name}, said again"] = True
-        return cast(T, self._answers[name])
-
-    def said_again(self, name: str) -> bool:
-        """Whether an earlier try got no answer, and may have been carried out all the same."""
-        return f"{name}, said again" in self._answers
 
 
 class Beside:

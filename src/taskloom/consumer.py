@@ -19,6 +19,7 @@ from taskloom.leases import Claim, Keeper
 from taskloom.outage import Outage
 from taskloom.outcomes import Delivery, Outcome, UnreadableRecord, Word
 from taskloom.runner import TaskRunner
+from taskloom.settlement import lives_used
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["Consumer", "ConsumerParts", "Intake"]
@@ -105,12 +106,12 @@ class Intake:
 
     def _without_poison(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
         limit = self._parts.max_deliveries
-        poison = [delivery for delivery in deliveries if delivery.delivery_count > limit]
+        poison = [delivery for delivery in deliveries if lives_used(delivery) > limit]
         if not poison:
             return deliveries
         for delivery in poison:
             claim.ended(Outcome(delivery, Word.POISON))
-        return [delivery for delivery in deliveries if delivery.delivery_count <= limit]
+        return [delivery for delivery in deliveries if lives_used(delivery) <= limit]
 
     async def _without_crowd(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
         """Run those that were with a worker which died in ever smaller company.
@@ -159,25 +160,39 @@ class Intake:
         makes up for it does not expire.
         """
         stored = [d.task.id for d in deliveries if d.task.status is TaskStatus.QUEUED]
-        if not stored:
+        missing = self._stored_since(claim.queue_id, deliveries)
+        if not (stored or missing):
             return deliveries
         parts = self._parts
-        rows = await parts.storage.take_over(stored, lease=parts.keeper.lease)
-        claim.rows = {row.task.id: row for row in rows}
-        missing = [id for id in stored if id not in claim.rows]
+        if stored:
+            rows = await parts.storage.take_over(stored, lease=parts.keeper.lease)
+            claim.rows = {row.task.id: row for row in rows}
+            missing += [id for id in stored if id not in claim.rows]
         if not missing:
             return deliveries
-        ended = {task.id: task for task in await parts.storage.get(missing)}
-        over = [d for d in deliveries if (row := ended.get(d.task.id)) and not _may_owe(row, d)]
+        known = {task.id: task for task in await parts.storage.get(missing)}
+        over = [d for d in deliveries if (row := known.get(d.task.id)) and not _may_owe(row, d)]
         if over:
-            await parts.on_ended([ended[delivery.task.id] for delivery in over])
+            rows_over = [known[delivery.task.id] for delivery in over]
+            await parts.on_ended([row for row in rows_over if row.status.terminal])
             await parts.queue.ack(over)
             claim.close([delivery.task.id for delivery in over])
         return [
-            claim.replace(delivery, expires_at=None) if delivery.task.id in ended else delivery
+            claim.replace(delivery, expires_at=None) if delivery.task.id in known else delivery
             for delivery in deliveries
             if delivery.task.id in claim.open
         ]
+
+    def _stored_since(self, queue_id: str, deliveries: list[Delivery]) -> list[str]:
+        """Which the storage may know by now, although they were put without a row.
+
+        They were handed off, or failed and wait there, and others of their shard keep its
+        checkpoint back. If there is a row, it says how the task goes on.
+        """
+        if self._parts.queue.features_of(queue_id).single_ack:
+            return []
+        again = [d.task for d in deliveries if d.delivery_count > 1]
+        return [task.id for task in again if task.status is not TaskStatus.QUEUED]
 
     async def _set_aside(self, records: list[UnreadableRecord]) -> None:
         for record in records:
@@ -308,7 +323,9 @@ class Consumer:
         Another worker can start it, and this one sees what else is in the queue.
         """
         now = self._parts.clock.monotonic()
-        if now - self._looked_at < LOOK_AHEAD or not self._parts.queue.features.delay:
+        if now - self._looked_at < LOOK_AHEAD:
+            return
+        if not self._parts.queue.features_of(self.queue_id).delay:
             return
         self._looked_at = now
         for lane in self._parts.runner.lanes(self.queue_id):

@@ -38,6 +38,7 @@ class Claim:
         "_on_ended",
         "_settled",
         "open",
+        "parked",
         "queue_id",
         "rows",
         "size",
@@ -58,6 +59,8 @@ class Claim:
         self.trusted_until = trusted_until
         self.rows: dict[str, Delivery] = {}
         """The leases on the rows that a storage beside the queue has of these tasks."""
+        self.parked: set[str] = set()
+        """Ids that only their row still holds: the queue was told that it is done with them."""
         self.tally: dict[str, int] = {}
         """What became of its deliveries, counted by the settler."""
         self._on_ended = on_ended
@@ -74,6 +77,11 @@ class Claim:
         changed = replace(delivery, task=replace(delivery.task, **changes))
         self.open[delivery.task.id] = changed
         return changed
+
+    def park(self, row: Delivery) -> None:
+        """From now on the lease on this row is what holds the task."""
+        self.rows[row.task.id] = row
+        self.parked.add(row.task.id)
 
     def close(self, ids: Iterable[str]) -> None:
         """These deliveries are settled, or given up: the lease is nobody's business any more."""
@@ -114,6 +122,8 @@ class Keeper:
         self._claims: dict[Claim, float] = {}
         """Each open claim, and when its lease was last set."""
         self._away = False
+        self._users = 0
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def call_limit(self) -> float:
@@ -143,8 +153,22 @@ class Keeper:
             if claim is not without:
                 yield from claim.open.values()
 
-    async def run(self) -> None:
-        """Renew until cancelled."""
+    # Leases are kept as long as anything may hold one.
+
+    def use(self) -> None:
+        """Renew in the background until `leave` was called as often."""
+        self._users += 1
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name="taskloom-leases")
+
+    def leave(self) -> None:
+        """Whoever called `use` holds nothing any more."""
+        self._users -= 1
+        if self._users == 0 and self._running is not None:
+            self._running.cancel()
+            self._running = None
+
+    async def _run(self) -> None:
         while True:
             await self._clock.sleep(self.lease / 6)
             await self.renew()
@@ -172,7 +196,7 @@ class Keeper:
         rows = [(claim, row) for claim in claims for row in claim.rows.values()]
         started = self._clock.monotonic()
         gone: set[Delivery] = set()
-        for part in _chunks([d for _, d in deliveries]):
+        for part in _chunks([d for claim, d in deliveries if d.task.id not in claim.parked]):
             gone.update(await self._queue.extend(part, self.lease))
         for part in _chunks([row for _, row in rows]):
             gone.update(await self._storage.extend_leases(part, self.lease))
@@ -185,7 +209,8 @@ class Keeper:
             row = claim.rows.get(id)
             # One that was settled while the renewal was under way is not lost but done.
             still_open = claim.open.get(id) is delivery
-            if still_open and (delivery in gone or (row is not None and row in gone)):
+            not_queued = delivery in gone and id not in claim.parked
+            if still_open and (not_queued or (row is not None and row in gone)):
                 lost.setdefault(claim, []).append(delivery)
         for claim, missing in lost.items():
             self._on_lost(claim, missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -20,6 +21,7 @@ from taskloom.interfaces.task_storage import TaskArchive, TaskStorage
 from taskloom.outage import Outage
 from taskloom.outcomes import Delivery, Ending, Settlement
 from taskloom.task import Task, TaskStatus
+from taskloom.waiting import to_the_end, within
 
 __all__ = ["Maturity"]
 
@@ -27,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 LOCK = "taskloom_mature_lock"
 LOCK_TTL = 20.0
+UNLOCK_LIMIT = 1.0
+"""Seconds that giving up the lock may take before it is left to end by itself."""
 BATCH = 1000
 PRUNE_BATCH = 500
 MOVE_LEASE = 30.0
@@ -83,12 +87,13 @@ class Maturity:
                 await self._tell(await self._flows.sweep())
             await self._prune()
         finally:
-            await self._unlock()
+            # Also when the worker stops just now: others would wait for the lock's end.
+            await to_the_end(self._unlock(), asyncio.Event())
         return moved
 
     async def _unlock(self) -> None:
         try:
-            await self._cache.release_many([LOCK], self._owner)
+            await within(self._cache.release_many([LOCK], self._owner), UNLOCK_LIMIT)
         except UnavailableError as error:
             # Raised out of a `finally` it would take the place of a cancellation.
             _log.debug("the upkeep lock ends by itself: %s", error)
@@ -129,11 +134,17 @@ class Maturity:
 
     async def _move(self) -> int:
         """Due tasks of the storage to a separate queue. A queue that is its storage needs none."""
-        if self._queue.storage is self._storage:
-            return 0
+        fed = self._queue.fed_from(self._storage)
+        if fed is None:
+            return await self._move_of(None)
+        return sum([await self._move_of(queue_id) for queue_id in fed])
+
+    async def _move_of(self, queue_id: str | None) -> int:
         moved = 0
         while True:
-            due = await self._storage.claim_due(BATCH, lease=MOVE_LEASE, now=self._clock.now())
+            due = await self._storage.claim_due(
+                BATCH, lease=MOVE_LEASE, queue_id=queue_id, now=self._clock.now()
+            )
             if due:
                 await self._move_batch(due)
             moved += len(due)

@@ -55,8 +55,7 @@ class Reporter:
         queue: MessageQueue | None = None,
     ) -> None:
         self.listeners = listeners
-        # Any other queue tells itself of what is put.
-        self._queue = queue if queue is not None and queue.storage is not None else None
+        self._queue = queue
         self.wants_started = listeners.wants("on_task_started")
         self.wants_batches = listeners.wants("on_task_batch_started") or listeners.wants(
             "on_task_batch_completed"
@@ -106,8 +105,11 @@ class Reporter:
         return self._wants_scheduled or (self._queue is not None and self._queue.tells_published)
 
     async def _published(self, tasks: Sequence[Task[Any]]) -> None:
-        if self._queue is not None:
-            await self._queue.tell_published(tasks)
+        queue = self._queue
+        if queue is not None and queue.tells_published:
+            # Any other queue tells itself of what is put.
+            stored = [task for task in tasks if queue.storage_of(task.queue_id) is not None]
+            await queue.tell_published(stored)
 
     @contextmanager
     def settling(self, verdicts: Iterable[Verdict]) -> Iterator[None]:

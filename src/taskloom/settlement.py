@@ -17,14 +17,28 @@ from msgspec.structs import replace
 from taskloom.codec import cut
 from taskloom.executors import Executor
 from taskloom.flows import FlowStepResult
-from taskloom.outcomes import Ending, Outcome, Word
+from taskloom.outcomes import Delivery, Ending, Outcome, Word
 from taskloom.retry import retry_delay
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["LIBRARY_STATS", "Circumstances", "Verdict", "decide", "reason_of", "step_result"]
+__all__ = [
+    "HANDED_OFF",
+    "LIBRARY_STATS",
+    "Circumstances",
+    "Verdict",
+    "decide",
+    "lives_used",
+    "reason_of",
+    "step_result",
+    "waits_in_row",
+]
+
+HANDED_OFF = "handed_off"
+"""How often the task left a queue that cannot wait for it, since it last had an outcome."""
 
 LIBRARY_STATS = frozenset(
     {
+        HANDED_OFF,
         "failed_at",
         "ignored_at",
         "ignored_reason",
@@ -45,7 +59,8 @@ class Circumstances(Struct, frozen=True, kw_only=True):
 
     now: datetime
     integrated: bool
-    """The storage is the queue: every task has its row there, and settling is acknowledging."""
+    """The storage is the queue, or alone holds the task: its row is there, and settling it is
+    acknowledging it."""
     can_delay: bool
     """The queue keeps a task until its time."""
     inline: bool = False
@@ -105,12 +120,28 @@ def decide(
             return Verdict(outcome, outcome.delivery.task.status)
 
 
+def waits_in_row(outcome: Outcome, now: datetime) -> Verdict:
+    """A released task that no queue holds any more: it is due in the storage."""
+    task = outcome.delivery.task
+    stats, at = _stats(outcome, {}), now + timedelta(seconds=outcome.delay)
+    task = replace(task, status=TaskStatus.SCHEDULED, execute_at=at, execution_stats=stats)
+    ending = Ending(outcome.delivery, TaskStatus.SCHEDULED, UNSET, stats, task)
+    return Verdict(outcome, TaskStatus.SCHEDULED, ending)
+
+
+def lives_used(delivery: Delivery) -> int:
+    """How often the task was begun without an outcome, this time included."""
+    handed_off: int = delivery.task.execution_stats.get(HANDED_OFF, 0)
+    return delivery.delivery_count + handed_off
+
+
 def _succeeded(outcome: Outcome, around: Circumstances) -> Verdict:
     status = TaskStatus.EXECUTED
     if not around.integrated and not _stored(outcome):
         return Verdict(outcome, status)
     # The stats stay as they are unless there is something to note: nothing to encode or write.
-    stats = None if outcome.notes is None else _stats(outcome, {})
+    marked = outcome.notes is not None or HANDED_OFF in outcome.delivery.task.execution_stats
+    stats = _stats(outcome, {}) if marked else None
     ending = Ending(
         outcome.delivery,
         status,
@@ -153,7 +184,10 @@ def _rescheduled(outcome: Outcome, around: Circumstances) -> Verdict:
     if (flow := outcome.delivery.task.metadata.flow) != task.metadata.flow:
         # A step stays one, also as a task that was made anew: its flow waits for it.
         task = replace(task, metadata=replace(task.metadata, flow=flow))
-    again = replace(task, status=TaskStatus.SCHEDULED, execution_result=UNSET)
+    stats = {key: value for key, value in task.execution_stats.items() if key != HANDED_OFF}
+    again = replace(
+        task, status=TaskStatus.SCHEDULED, execution_result=UNSET, execution_stats=stats
+    )
     return _goes_on(outcome, again, around, keep=False, will_retry=False)
 
 
@@ -177,7 +211,7 @@ def _goes_on(
 
 
 def _poison(outcome: Outcome, around: Circumstances) -> Verdict:
-    deliveries = outcome.delivery.delivery_count
+    deliveries = lives_used(outcome.delivery)
     message = f"delivered {deliveries} times without an outcome: it may kill its worker"
     stats = {"poison": deliveries, "last_error": message, "failed_at": _text(around.now)}
     return _ended(outcome, around, TaskStatus.FAILED, stats)
@@ -247,6 +281,7 @@ def _stored(outcome: Outcome) -> bool:
 def _stats(outcome: Outcome, news: dict[str, Any]) -> dict[str, Any]:
     """Earlier entries stay, the user's are added, the library's win."""
     stats = dict(outcome.delivery.task.execution_stats)
+    stats.pop(HANDED_OFF, None)
     if outcome.meta:
         for key, value in outcome.meta.items():
             if key in LIBRARY_STATS:

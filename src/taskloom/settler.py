@@ -12,16 +12,20 @@ import logging
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
+
+from msgspec.structs import replace
 
 from taskloom.carriers import Carrier, SteppedCarrier, WholeCarrier
-from taskloom.carrying import Carried, SettlerParts, Steps
+from taskloom.carrying import Carried, SettlerParts
 from taskloom.errors import UnavailableError
 from taskloom.group_commit import GroupCommit
+from taskloom.interfaces.message_queue import QueueFeatures
 from taskloom.leases import Claim
 from taskloom.outage import Outage
 from taskloom.outcomes import Outcome, Word
-from taskloom.settlement import Circumstances, Verdict, decide
+from taskloom.settlement import Circumstances, Verdict, decide, waits_in_row
+from taskloom.steps import Steps
 from taskloom.task import TaskStatus
 
 __all__ = ["Settled", "Settler"]
@@ -36,14 +40,23 @@ Settled: TypeAlias = tuple[Outcome, Claim]
 """An outcome and the claim it belongs to. A plain tuple: one is made for every task."""
 
 
+class _Kind(NamedTuple):
+    """What is settled in one way."""
+
+    whole: bool
+    """The storage alone holds these tasks: their endings acknowledge them."""
+    features: QueueFeatures
+    """What their queue can do."""
+    parked: bool = False
+    """Their queue is done with them."""
+
+
 class Settler:
     """Settles outcomes in groups, in the order they come; never raises into a lane."""
 
     def __init__(self, parts: SettlerParts) -> None:
         self._parts = parts
-        self._integrated = parts.queue.storage is parts.storage
-        carrier = WholeCarrier if self._integrated else SteppedCarrier
-        self._carrier: Carrier = carrier(parts)
+        self._whole, self._stepped = WholeCarrier(parts), SteppedCarrier(parts)
         self._commit: GroupCommit[Settled, None] = GroupCommit(self._settle, limit=LIMIT)
         self._collected: list[Settled] = []
         self._outage = Outage("settling", parts.clock)
@@ -68,18 +81,38 @@ class Settler:
         await self._commit.join()
 
     async def _settle(self, group: list[Settled]) -> list[None]:
+        await self._parts.parking.wait(outcome.delivery.task.id for outcome, _ in group)
         for part in _each_task_once(group):
-            try:
-                await self._until_done(part)
-            except Exception:
-                await self._one_by_one(part)
+            for kind, alike in self._by_kind(part).items():
+                try:
+                    await self._until_done(alike, kind)
+                except Exception:
+                    await self._one_by_one(alike, kind)
         return [None] * len(group)
 
-    async def _one_by_one(self, group: list[Settled]) -> None:
+    def _by_kind(self, group: list[Settled]) -> dict[_Kind, list[Settled]]:
+        """One kind as a rule: a handler's queues are of one engine, and few tasks are parked."""
+        kinds = {claim: self._kind(claim) for claim in _claims(group)}
+        if len(set(kinds.values())) == 1 and not any(claim.parked for claim in kinds):
+            return {kinds[group[0][1]]: group}
+        parts: dict[_Kind, list[Settled]] = {}
+        for outcome, claim in group:
+            kind = kinds[claim]
+            if outcome.delivery.task.id in claim.parked:
+                kind = kind._replace(whole=True, parked=True)
+            parts.setdefault(kind, []).append((outcome, claim))
+        return parts
+
+    def _kind(self, claim: Claim) -> _Kind:
+        parts = self._parts
+        whole = parts.queue.storage_of(claim.queue_id) is parts.storage
+        return _Kind(whole, parts.queue.features_of(claim.queue_id))
+
+    async def _one_by_one(self, group: list[Settled], kind: _Kind) -> None:
         """Something in the group cannot be written: settle the others, and be loud about it."""
         for item in group:
             try:
-                await self._until_done([item])
+                await self._until_done([item], kind)
             except Exception:
                 task = item[0].delivery.task
                 _log.exception(
@@ -90,20 +123,22 @@ class Settler:
                 await self._unlock([item])
                 self._close([item])
 
-    async def _until_done(self, group: list[Settled]) -> None:
+    async def _until_done(self, group: list[Settled], kind: _Kind) -> None:
         """Settle `group`, again and again while the engine is away and the leases are ours."""
-        verdicts = self._decide(group)
+        verdicts = self._decide(group, kind)
         with self._parts.settling(verdicts):
-            await self._repeat(group, verdicts)
+            await self._repeat(group, verdicts, kind)
 
-    async def _repeat(self, group: list[Settled], verdicts: list[Verdict]) -> None:
+    async def _repeat(self, group: list[Settled], verdicts: list[Verdict], kind: _Kind) -> None:
         steps = Steps()
+        carrier: Carrier = self._whole if kind.whole else self._stepped
         rows = {id: row for claim in _claims(group) for id, row in claim.rows.items()}
         while True:
             try:
                 async with asyncio.timeout(self._parts.call_limit):
-                    doubtful = self._doubtful(group)
-                    carried = await self._carrier.carry_out(verdicts, rows, doubtful, steps)
+                    # The lease of a row is compared by its storage, in any case.
+                    doubtful = set() if kind.parked else self._doubtful(group)
+                    carried = await carrier.carry_out(verdicts, rows, doubtful, steps)
             except (UnavailableError, TimeoutError) as error:
                 if not await self._outage.wait(error, until=self._trusted_until(group)):
                     _log.error("%d outcomes could not be settled in time", len(group))
@@ -115,17 +150,27 @@ class Settler:
                 await self._finish(group, verdicts, carried)
                 return
 
-    def _decide(self, group: list[Settled]) -> list[Verdict]:
+    def _decide(self, group: list[Settled], kind: _Kind) -> list[Verdict]:
         parts = self._parts
         around = Circumstances(
             now=parts.clock.now(),
-            integrated=self._integrated,
-            can_delay=parts.queue.features.takes_delayed,
-            inline=parts.queue.features.inline,
+            integrated=kind.whole,
+            can_delay=kind.features.takes_delayed,
+            inline=kind.features.inline,
             horizon=parts.horizon,
         )
+        if kind.parked:
+            return [self._decide_parked(outcome, claim, around) for outcome, claim in group]
         executor_of = parts.executor_of
         return [decide(outcome, executor_of, around) for outcome, _ in group]
+
+    def _decide_parked(self, outcome: Outcome, claim: Claim, around: Circumstances) -> Verdict:
+        task, row = outcome.delivery.task, claim.rows[outcome.delivery.task.id]
+        task = replace(task, execution_stats=row.task.execution_stats)
+        outcome = replace(outcome, delivery=replace(row, task=task))
+        if outcome.word is Word.RELEASED:
+            return waits_in_row(outcome, around.now)
+        return decide(outcome, self._parts.executor_of, around)
 
     async def _finish(
         self, group: list[Settled], verdicts: list[Verdict], carried: Carried

@@ -26,6 +26,7 @@ from taskloom.leases import Claim, Keeper
 from taskloom.listeners import Listeners
 from taskloom.maturity import Maturity
 from taskloom.outcomes import Delivery, Word
+from taskloom.parking import Parking
 from taskloom.projector import Projector
 from taskloom.pulse import Pulse
 from taskloom.reporter import Reporter
@@ -97,6 +98,7 @@ class Worker:
             clock,
             parts.flow_reporter,
         )
+        self._parking = Parking(parts.queue, parts.storage, self._keeper, clock)
         self._settler = Settler(
             SettlerParts(
                 queue=parts.queue,
@@ -104,6 +106,7 @@ class Worker:
                 locks=parts.runner.locks,
                 flows=parts.flows,
                 projector=parts.projector,
+                parking=self._parking,
                 call_limit=self._keeper.call_limit,
                 clock=clock,
                 horizon=timedelta(seconds=seconds(config.storage_horizon, "storage_horizon")),
@@ -139,8 +142,6 @@ class Worker:
         self._serving: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
         self._inline = asyncio.Lock()
-        self._keeping: asyncio.Task[None] | None = None
-        self._lease_users = 0
         self._background: set[asyncio.Task[Any]] = set()
 
     # Serving
@@ -184,7 +185,7 @@ class Worker:
         for queue_id in queues:
             if queue_id in self._consumers:
                 raise ConfigurationError(f"queue {queue_id!r} is consumed by this handler already")
-        self._use_leases()
+        self._keeper.use()
         tasks = []
         for queue_id in queues:
             consumer = self._consumers[queue_id] = Consumer(queue_id, self._consuming, waits=waits)
@@ -219,7 +220,7 @@ class Worker:
             _log.warning("what ended last could not be settled; it runs again after its lease")
         for queue_id in queues:
             self._consumers.pop(queue_id, None)
-        self._leave_leases()
+        self._keeper.leave()
 
     def open(self) -> None:
         """Be ready (again)."""
@@ -265,7 +266,7 @@ class Worker:
         What is still open then was handed off: it goes on, under its lease, and is settled when it
         ends, or ended by `close`.
         """
-        self._use_leases()
+        self._keeper.use()
         claim = None
         try:
             claim = await self._intake.claim(queue_id, limit)
@@ -278,7 +279,7 @@ class Worker:
                 await to_the_end(within(claim.wait_settled(), SETTLE_LIMIT), asyncio.Event())
             raise
         finally:
-            self._leave_leases()
+            self._keeper.leave()
         return claim
 
     async def _wait_attended(self, claim: Claim) -> None:
@@ -291,9 +292,9 @@ class Worker:
 
         async def keep() -> None:
             await claim.wait_settled()
-            self._leave_leases()
+            self._keeper.leave()
 
-        self._use_leases()
+        self._keeper.use()
         task = asyncio.create_task(keep(), name="taskloom-handed-off")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -380,20 +381,10 @@ class Worker:
 
     def _on_handed_off(self, delivery: Delivery, holder: object) -> None:
         self.figures.count_handed_off(delivery.task.queue_id)
+        features = self._parts.queue.features_of(delivery.task.queue_id)
+        if isinstance(holder, Claim) and not features.single_ack:
+            self._parking.add(delivery, holder)
         self._on_settled()  # a lane has room, and a claim may have nothing left to wait for
 
     def _made_progress(self) -> None:
         self._progress.set()
-
-    # The leases are kept as long as anything here may hold one.
-
-    def _use_leases(self) -> None:
-        self._lease_users += 1
-        if self._keeping is None:
-            self._keeping = asyncio.create_task(self._keeper.run(), name="taskloom-leases")
-
-    def _leave_leases(self) -> None:
-        self._lease_users -= 1
-        if self._lease_users == 0 and self._keeping is not None:
-            self._keeping.cancel()
-            self._keeping = None

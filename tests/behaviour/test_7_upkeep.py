@@ -118,6 +118,21 @@ async def test_7_1_the_lock_is_free_again_when_a_pass_failed(still: Engines) -> 
     assert await still.cache.acquire_many([LOCK], "another worker", 20) == {LOCK}
 
 
+async def test_7_1_a_worker_that_stops_while_it_gives_the_lock_up_still_does(
+    memory: Engines,
+) -> None:
+    parts = memory.meddled()
+    gate = parts.hold("cache.release_many")
+    upkeep = asyncio.create_task(memory.handler(parts=parts).process_mature_tasks(asyncio.Event()))
+    await gate.reached.wait()
+    upkeep.cancel()
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.wait([upkeep])
+    assert upkeep.cancelled()
+    assert await memory.cache.acquire_many([LOCK], "another", 1.0) == {LOCK}
+
+
 async def test_7_1_no_task_is_moved_twice_by_two_workers_without_a_lock(memory: Engines) -> None:
     tasks = await _later(memory, 300)
     await memory.pass_time(3601)
@@ -292,7 +307,7 @@ async def test_7_3_retention_none_keeps_for_ever(still: Engines) -> None:
 
 async def test_7_3_it_deletes_in_small_batches(still: Engines) -> None:
     handler, _ = await _end(still, "executed")
-    await handler.add_tasks([make_task(n, force_store=True) for n in range(1200)])
+    await handler.add_tasks([make_task(n, force_store=True) for n in range(still.sized(1200))])
     await handler.drain(30)
     parts = still.meddled()
     await still.pass_time(timedelta(days=2))

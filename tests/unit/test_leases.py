@@ -144,12 +144,11 @@ async def test_after_a_failed_renewal_the_next_pass_tries_again(bench: Bench) ->
 
 async def test_running_renews_every_third_for_as_long_as_it_takes(bench: Bench) -> None:
     claim = bench.claim("a")
-    keeping = asyncio.create_task(bench.keeper.run())
+    bench.keeper.use()
     for _ in range(60):  # two hours
         await bench.clock.advance(LEASE / 3)
         assert claim.trusted_until > bench.clock.monotonic()
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
+    bench.keeper.leave()
     assert len(bench.queue.asked) >= 59
 
 

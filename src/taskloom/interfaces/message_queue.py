@@ -120,6 +120,20 @@ class MessageQueue(Opening, ABC):
     async def depth(self, queue_id: str) -> int:
         """How many tasks are waiting and due: nothing in flight, nothing delayed."""
 
+    # What may differ from queue to queue where one stands before several engines.
+
+    def features_of(self, queue_id: str) -> QueueFeatures:
+        """What the engine of this queue can do: `features`."""
+        return self.features
+
+    def storage_of(self, queue_id: str) -> TaskStorage | None:
+        """The storage that *is* this queue, if one is: `storage`."""
+        return self.storage
+
+    def fed_from(self, storage: TaskStorage) -> Sequence[str] | None:
+        """The queues that due tasks of `storage` are moved to; None for all it has tasks of."""
+        return () if self.storage is storage else None
+
     def found_empty(self) -> list[str]:
         """Queues that the engine knew nothing of when they were claimed, until `filled_again`.
 
