@@ -101,7 +101,8 @@ class Keeper:
     """All claims of a worker; renews each every third of its lease.
 
     `on_lost` hears of deliveries that turned out not to be ours any more. `renew_locks` is called
-    with every renewal.
+    with every renewal. `being_written` names the ids of which something is being written just now:
+    a renewal may be answered before that is, and call lost what is done.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Keeper:
         clock: Clock,
         on_lost: Callable[[Claim, Sequence[Delivery]], None],
         renew_locks: Callable[[], Awaitable[None]],
+        being_written: Callable[[], set[str]],
     ) -> None:
         self.lease = lease
         self._queue = queue
@@ -119,6 +121,7 @@ class Keeper:
         self._clock = clock
         self._on_lost = on_lost
         self._renew_locks = renew_locks
+        self._being_written = being_written
         self._claims: dict[Claim, float] = {}
         """Each open claim, and when its lease was last set."""
         self._away = False
@@ -203,14 +206,20 @@ class Keeper:
         for claim in claims:
             self._claims[claim] = started
             claim.trusted_until = self.trust(started)
+        if gone:
+            self._tell_lost(deliveries, gone)
+
+    def _tell_lost(self, deliveries: list[tuple[Claim, Delivery]], gone: set[Delivery]) -> None:
         lost: dict[Claim, list[Delivery]] = {}
+        being_written = self._being_written()
         for claim, delivery in deliveries:
             id = delivery.task.id
             row = claim.rows.get(id)
-            # One that was settled while the renewal was under way is not lost but done.
-            still_open = claim.open.get(id) is delivery
             not_queued = delivery in gone and id not in claim.parked
-            if still_open and (not_queued or (row is not None and row in gone)):
+            if not (not_queued or (row is not None and row in gone)):
+                continue
+            # One that was settled while the renewal was under way is not lost but done.
+            if claim.open.get(id) is delivery and id not in being_written:
                 lost.setdefault(claim, []).append(delivery)
         for claim, missing in lost.items():
             self._on_lost(claim, missing)

@@ -64,6 +64,10 @@ class Parking:
         if self._under_way:
             await asyncio.gather(*(self._under_way[id] for id in ids if id in self._under_way))
 
+    def being_parked(self) -> set[str]:
+        """The ids of the runs that are on their way to the storage just now."""
+        return set(self._under_way)
+
     async def _park(self, group: list[_Parked]) -> list[None]:
         try:
             await self._until_done(group)

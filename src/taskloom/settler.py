@@ -59,6 +59,7 @@ class Settler:
         self._whole, self._stepped = WholeCarrier(parts), SteppedCarrier(parts)
         self._commit: GroupCommit[Settled, None] = GroupCommit(self._settle, limit=LIMIT)
         self._collected: list[Settled] = []
+        self._under_way: list[Settled] = []
         self._outage = Outage("settling", parts.clock)
 
     def add(self, outcome: Outcome, claim: Claim) -> None:
@@ -69,6 +70,10 @@ class Settler:
         collected.append((outcome, claim))
         if len(collected) >= LIMIT:
             self._hand_over()
+
+    def being_settled(self) -> set[str]:
+        """The ids of the outcomes that are being settled just now."""
+        return {outcome.delivery.task.id for outcome, _ in self._under_way}
 
     def _hand_over(self) -> None:
         if self._collected:
@@ -82,12 +87,14 @@ class Settler:
 
     async def _settle(self, group: list[Settled]) -> list[None]:
         await self._parts.parking.wait(outcome.delivery.task.id for outcome, _ in group)
+        self._under_way = group
         for part in _each_task_once(group):
             for kind, alike in self._by_kind(part).items():
                 try:
                     await self._until_done(alike, kind)
                 except Exception:
                     await self._one_by_one(alike, kind)
+        self._under_way = []
         return [None] * len(group)
 
     def _by_kind(self, group: list[Settled]) -> dict[_Kind, list[Settled]]:

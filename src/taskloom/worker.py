@@ -79,7 +79,13 @@ class Worker:
         lease = seconds(config.lease, "lease")
         self._grace = seconds(config.shutdown_grace_period, "shutdown_grace_period")
         self._keeper = Keeper(
-            parts.queue, parts.storage, lease, clock, self._on_lost, parts.runner.locks.renew
+            parts.queue,
+            parts.storage,
+            lease,
+            clock,
+            self._on_lost,
+            parts.runner.locks.renew,
+            lambda: self._settler.being_settled() | self._parking.being_parked(),
         )
         self._pulse = Pulse(
             parts.worker_id,

@@ -57,6 +57,7 @@ class Bench:
         self.queue = FakeQueue(self.clock)
         self.storage = FakeStorage(self.clock)
         self.lost: list[str] = []
+        self.being_written: set[str] = set()
         self.lock_renewals = 0
         self.ended: list[Outcome] = []
         self.keeper = Keeper(
@@ -66,6 +67,7 @@ class Bench:
             self.clock,
             self._on_lost,
             self._renew_locks,
+            lambda: self.being_written,
         )
 
     def _on_lost(self, claim: Claim, deliveries: Sequence[Delivery]) -> None:
@@ -150,6 +152,19 @@ async def test_running_renews_every_third_for_as_long_as_it_takes(bench: Bench) 
         assert claim.trusted_until > bench.clock.monotonic()
     bench.keeper.leave()
     assert len(bench.queue.asked) >= 59
+
+
+async def test_what_is_being_written_just_now_is_not_called_lost(bench: Bench) -> None:
+    bench.claim("a", "b")
+    bench.queue.gone = {"a", "b"}
+    bench.being_written = {"a"}
+    await bench.clock.advance(LEASE / 3)
+    await bench.keeper.renew()
+    assert bench.lost == ["b"]
+    bench.being_written = set()
+    await bench.clock.advance(LEASE / 3)
+    await bench.keeper.renew()
+    assert bench.lost == ["b", "a", "b"]
 
 
 async def test_what_turned_out_to_be_lost_is_told_and_the_rest_kept(bench: Bench) -> None:
