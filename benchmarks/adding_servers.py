@@ -1,4 +1,4 @@
-"""Adding to Redis and PostgreSQL: many per call, and one per call from one caller and a hundred."""
+"""Adding to servers: many per call, and one per call from one caller and a hundred."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks.engines import Engine, Rival, engines_of
 from benchmarks.harness import Figure, Options, alternate, measure
 
-__all__ = ["postgres", "redis"]
+__all__ = ["kinesis", "mongodb", "postgres", "redis"]
 
 _MANY, _ONE = 50_000, 1_000
 _UNIT = "tasks/s"
@@ -21,6 +21,38 @@ def redis(options: Options) -> list[Figure]:
 def postgres(options: Options) -> list[Figure]:
     """The rates of adding to PostgreSQL."""
     return _all("postgresql", options)
+
+
+def mongodb(options: Options) -> list[Figure]:
+    """The rate of adding to MongoDB, many per call."""
+    return _beside_raw("mongodb", 0.4, options)
+
+
+def kinesis(options: Options) -> list[Figure]:
+    """The rate of adding to Kinesis, many per call."""
+    return _beside_raw("kinesis", 0.5, options)
+
+
+def _beside_raw(family: str, bar: float, options: Options) -> list[Figure]:
+    with engines_of(family) as [engine]:
+        mine = "adding:enqueued_many" if engine.ours == "ours" else f"{engine.ours}:add"
+        found = alternate(
+            options.rounds,
+            {
+                "ours": _ours(engine, mine, tasks=engine.drained),
+                "raw": _ours(engine, f"{engine.raw}:add", tasks=engine.drained),
+            },
+        )
+        return [
+            Figure(
+                what=f"{engine.name}: enqueue_many, 1,000 per call",
+                unit=_UNIT,
+                ours=found["ours"],
+                against=f"raw, {engine.raw}",
+                theirs=found["raw"],
+                at_least=bar,
+            )
+        ]
 
 
 def _all(family: str, options: Options) -> list[Figure]:

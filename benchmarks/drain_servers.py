@@ -1,4 +1,4 @@
-"""Draining Redis and PostgreSQL: beside peers, and beside the engine itself."""
+"""Draining servers: beside peers where there are any, and beside the engine itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Callable
 from benchmarks.engines import Engine, Rival, engines_of
 from benchmarks.harness import Figure, Options, alternate, measure
 
-__all__ = ["postgres", "redis"]
-
-_OURS, _RAW = 40_000, 80_000
+__all__ = ["kinesis", "mongodb", "postgres", "redis"]
 
 
 def redis(options: Options) -> list[Figure]:
@@ -20,6 +18,16 @@ def redis(options: Options) -> list[Figure]:
 def postgres(options: Options) -> list[Figure]:
     """The drain rates on PostgreSQL."""
     return _all("postgresql", options)
+
+
+def mongodb(options: Options) -> list[Figure]:
+    """The drain rate on MongoDB."""
+    return _all("mongodb", options)
+
+
+def kinesis(options: Options) -> list[Figure]:
+    """The drain rate on Kinesis."""
+    return _all("kinesis", options)
 
 
 def _all(family: str, options: Options) -> list[Figure]:
@@ -51,16 +59,16 @@ def _figures(engine: Engine, options: Options) -> list[Figure]:
 
 def _ours(engine: Engine) -> float:
     with engine.empty() as url:
-        measure("ours:fill", url=url, tasks=_OURS)
+        measure(f"{engine.ours}:fill", url=url, tasks=engine.drained)
         engine.settle(url)
-        return measure("ours:drain", url=url, tasks=_OURS)["rate"]
+        return measure(f"{engine.ours}:drain", url=url, tasks=engine.drained)["rate"]
 
 
 def _raw(engine: Engine) -> float:
     with engine.empty() as url:
-        measure(f"{engine.raw}:fill", url=url, tasks=_RAW)
+        measure(f"{engine.raw}:fill", url=url, tasks=engine.raw_drained)
         engine.settle(url)
-        return measure(f"{engine.raw}:drain", url=url, tasks=_RAW)["rate"]
+        return measure(f"{engine.raw}:drain", url=url, tasks=engine.raw_drained)["rate"]
 
 
 def _way(engine: Engine, rival: Rival) -> Callable[[], float]:

@@ -11,7 +11,17 @@ from importlib.util import find_spec
 
 from benchmarks.apart import python_apart
 from benchmarks.harness import Result, measure
-from benchmarks.servers import NEW_REDIS, database_on, postgres, redis, settle_down
+from benchmarks.servers import (
+    NEW_REDIS,
+    database_on,
+    kinesis,
+    mongodb,
+    new_mongodb,
+    new_stream,
+    postgres,
+    redis,
+    settle_down,
+)
 
 __all__ = ["Engine", "Rival", "engines_of", "on_both"]
 
@@ -52,7 +62,12 @@ class Engine:
     """The module with the raw loops."""
     raw_name: str
     raw_bar: float
-    rivals: tuple[Rival, ...]
+    rivals: tuple[Rival, ...] = ()
+    ours: str = "ours"
+    """The module with `fill` and `drain` of this library."""
+    drained: int = 40_000
+    raw_drained: int = 80_000
+    """How many tasks are enough to see the rate of ours, and of the raw loop."""
 
 
 _ON_OLD_REDIS = (
@@ -91,7 +106,7 @@ _ON_POSTGRES = (
 
 @contextmanager
 def engines_of(family: str) -> Iterator[list[Engine]]:
-    """The engines of `redis` or `postgresql`, running.
+    """The engines of `redis`, `postgresql`, `mongodb` or `kinesis`, running.
 
     Redis comes in two versions: streaq needs 7 or later, so ours is measured there as well.
     """
@@ -102,6 +117,10 @@ def engines_of(family: str) -> Iterator[list[Engine]]:
         else:
             print(f"without streaq: {NEW_REDIS} has no wheel for here", file=sys.stderr)
         yield engines
+        return
+    if family in _SLOW:
+        with _SLOW[family]() as engine:
+            yield [engine]
         return
     with postgres() as server:
         yield [
@@ -124,6 +143,40 @@ def on_both() -> Iterator[list[Engine]]:
         yield [*postgres_, redis_[0]]
 
 
+@contextmanager
+def _mongodb() -> Iterator[Engine]:
+    with mongodb() as server:
+        yield Engine(
+            name="MongoDB",
+            empty=partial(new_mongodb, server),
+            settle=_nothing,
+            raw="raw_mongodb",
+            raw_name="raw find, update_many by mark",
+            raw_bar=0.40,
+            drained=1_000,
+            raw_drained=1_000,
+        )
+
+
+@contextmanager
+def _kinesis() -> Iterator[Engine]:
+    with kinesis() as server:
+        yield Engine(
+            name="Kinesis (moto)",
+            empty=partial(new_stream, server),
+            settle=_nothing,
+            raw="raw_kinesis",
+            raw_name="raw GetRecords",
+            raw_bar=0.50,
+            ours="ours_on_kinesis",
+            drained=4_000,
+            raw_drained=4_000,
+        )
+
+
+_SLOW = {"mongodb": _mongodb, "kinesis": _kinesis}
+
+
 def _redis(
     name: str, empty: Callable[[], AbstractContextManager[str]], rivals: tuple[Rival, ...]
 ) -> Engine:
@@ -139,4 +192,4 @@ def _redis(
 
 
 def _nothing(url: str) -> None:
-    """What Redis has been given it has done."""
+    """What these have been given they have done."""

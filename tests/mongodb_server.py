@@ -11,16 +11,29 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from pymongo import MongoClient
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
-__all__ = ["mongodb_server"]
+__all__ = ["emptied", "mongodb_command", "mongodb_server"]
 
 PATIENCE = 30.0
+_PROGRAM = Path(__file__).with_name("mongodb_program.py")
+MANY = 1_000
+"""Documents from which the wheel's server takes longer to delete them than to drop them."""
+
+
+def mongodb_command(folder: Path, port: int, *settings: str) -> list[str]:
+    """How a server with its data in `folder` is started."""
+    config = folder / "secantusd.toml"
+    # Its sweeper of what is over would hold up a test once a minute.
+    config.write_text("[storage]\nttl_sweep_seconds = 0\n")
+    place = ("--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder / "data"))
+    return [sys.executable, str(_PROGRAM), "--config", str(config), *place, *settings]
 
 
 @contextmanager
@@ -30,16 +43,10 @@ def mongodb_server(folder: Path, port: int, *settings: str) -> Iterator[str]:
     It answers when this is entered, and is gone when it is left. `settings` as on its command line:
     `--standalone` makes it a server by itself, to the driver.
     """
-    program, log = Path(sys.executable).with_name("secantusd-py"), folder / "mongodb.log"
-    # Its sweeper of what is over would hold up a test once a minute.
-    config = folder / "secantusd.toml"
-    config.write_text("[storage]\nttl_sweep_seconds = 0\n")
-    command = [str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+    log = folder / "mongodb.log"
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [*command, "--storage-path", str(folder / "data"), *settings],
-            stdout=out,
-            stderr=subprocess.STDOUT,
+            mongodb_command(folder, port, *settings), stdout=out, stderr=subprocess.STDOUT
         )
     url = f"mongodb://127.0.0.1:{port}"
     try:
@@ -60,3 +67,24 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path
             except PyMongoError:
                 time.sleep(0.05)
     raise RuntimeError(f"secantusd-py did not start:\n{log.read_text()}")
+
+
+@asynccontextmanager
+async def emptied(url: str) -> AsyncIterator[str]:
+    """The URL of this database, which has no documents when this is left: quicker than a new one.
+
+    Its collections stay, with their indexes, but for those that have held many.
+    """
+    yield url
+    async with AsyncMongoClient[dict[str, object]](url) as client:
+        database = client.get_default_database()
+        for name in await database.list_collection_names():
+            await _empty(database[name])
+
+
+async def _empty(collection: AsyncCollection[dict[str, object]]) -> None:
+    count = await collection.estimated_document_count()
+    if count > MANY:
+        await collection.drop()
+    elif count:
+        await collection.delete_many({})

@@ -21,6 +21,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from mongodb_server import emptied
+
 __all__ = [
     "POSTGRES_URL",
     "empty_database",
@@ -163,6 +165,9 @@ async def url_of(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[str
     """Where engines of this kind are, if they need a server."""
     if kind == "postgresql":
         async with empty_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
+    elif kind == "mongodb":
+        async with emptied(request.getfixturevalue("mongodb_shared")) as url:
             yield url
     else:
         yield request.getfixturevalue("redis_url") if kind == "redis" else ""

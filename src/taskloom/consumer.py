@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskloom.clock import Clock
 from taskloom.errors import UnavailableError
@@ -17,7 +18,7 @@ from taskloom.interfaces.task_storage import TaskStorage
 from taskloom.lanes import Lane
 from taskloom.leases import Claim, Keeper
 from taskloom.outage import Outage
-from taskloom.outcomes import Delivery, Outcome, UnreadableRecord, Word
+from taskloom.outcomes import Delivery, Ending, Outcome, Settlement, UnreadableRecord, Word
 from taskloom.runner import TaskRunner
 from taskloom.settlement import lives_used
 from taskloom.task import Task, TaskStatus
@@ -168,6 +169,7 @@ class Intake:
             rows = await parts.storage.take_over(stored, lease=parts.keeper.lease)
             claim.rows = {row.task.id: row for row in rows}
             missing += [id for id in stored if id not in claim.rows]
+            deliveries = await self._without_outdated(claim, deliveries)
         if not missing:
             return deliveries
         known = {task.id: task for task in await parts.storage.get(missing)}
@@ -182,6 +184,28 @@ class Intake:
             for delivery in deliveries
             if delivery.task.id in claim.open
         ]
+
+    async def _without_outdated(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
+        """Acknowledge what a queue has of an attempt before the one that its row is at.
+
+        The row goes on from where it was: that attempt is on its way, or waits for its time.
+        """
+        rows = claim.rows
+        old = [
+            d
+            for d in deliveries
+            if (row := rows.get(d.task.id)) and row.task.retry_count > d.task.retry_count
+        ]
+        if not old:
+            return deliveries
+        taken = [rows[delivery.task.id] for delivery in old]
+        scheduled = [replace(row.task, status=TaskStatus.SCHEDULED) for row in taken]
+        pairs = zip(taken, scheduled, strict=True)
+        endings = tuple(Ending(row, TaskStatus.SCHEDULED, next=task) for row, task in pairs)
+        await self._parts.storage.settle(Settlement(endings))
+        await self._parts.queue.ack(old)
+        claim.close([delivery.task.id for delivery in old])
+        return [delivery for delivery in deliveries if delivery.task.id in claim.open]
 
     def _stored_since(self, queue_id: str, deliveries: list[Delivery]) -> list[str]:
         """Which the storage may know by now, although they were put without a row.

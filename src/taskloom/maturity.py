@@ -78,7 +78,7 @@ class Maturity:
     async def one_pass(self) -> int:
         """Recover, move, prune. Returns how many were moved; 0 when another worker is at it."""
         try:
-            if not await self._cache.acquire_many([LOCK], self._owner, LOCK_TTL):
+            if not await self._lock():
                 return 0
             await self._recover()
             await self._fill()
@@ -90,6 +90,16 @@ class Maturity:
             # Also when the worker stops just now: others would wait for the lock's end.
             await to_the_end(self._unlock(), asyncio.Event())
         return moved
+
+    async def _lock(self) -> bool:
+        locking = asyncio.ensure_future(self._cache.acquire_many([LOCK], self._owner, LOCK_TTL))
+        try:
+            return bool(await asyncio.shield(locking))
+        except asyncio.CancelledError:
+            # A server may do what it was asked for after the unlock, which then has no effect.
+            await asyncio.wait([locking], timeout=UNLOCK_LIMIT)
+            locking.cancel()
+            raise
 
     async def _unlock(self) -> None:
         try:

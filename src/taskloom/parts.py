@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from taskloom.clock import Clock
 from taskloom.errors import ConfigurationError
@@ -14,11 +14,10 @@ from taskloom.interfaces import (
     MessageQueue,
     TaskStorage,
 )
+from taskloom.interfaces.opening import Opening
 from taskloom.urls import Parts, parts_from_url, redacted
 
-__all__ = ["Part", "assemble", "distinct", "shown"]
-
-Part: TypeAlias = MessageQueue | TaskStorage | Cache | FlowBarrier | EntityProjections
+__all__ = ["assemble", "distinct", "shown"]
 
 
 def assemble(
@@ -66,11 +65,12 @@ def shown(url: str | None, parts: Parts, by_name: Sequence[object]) -> str:
     return ", ".join(f"{name}={type(part).__name__}" for name, part in named.items())
 
 
-def distinct(parts: Parts) -> list[Part]:
+def distinct(parts: Parts) -> list[Opening]:
     """Each part once, in the order they are opened: what a queue stands on before the queue."""
-    every: tuple[Part | None, ...] = (
+    every: tuple[Opening | None, ...] = (
         parts.storage,
         parts.queue.storage,
+        *parts.queue.beneath,
         parts.queue,
         parts.cache,
         parts.flow_barrier,

@@ -15,7 +15,7 @@ from servers import url_of
 from taskloom import Clock, SystemClock
 from taskloom.testing import ManualClock
 
-KINDS = ("memory", "sqlite", "postgresql", "redis")
+KINDS = ("memory", "sqlite", "postgresql", "redis", "mongodb")
 
 
 @asynccontextmanager

@@ -33,6 +33,14 @@ from taskloom.memory import (
     InMemoryQueue,
     InMemoryStorage,
 )
+from taskloom.mongodb import (
+    MongoDBCache,
+    MongoDBDatabase,
+    MongoDBFlowBarrier,
+    MongoDBProjections,
+    MongoDBQueue,
+    MongoDBStorage,
+)
 from taskloom.redis import RedisCache, RedisFlowBarrier, RedisQueue, RedisServer, RedisStorage
 from taskloom.sql import (
     SqlCache,
@@ -57,9 +65,10 @@ __all__ = [
     "work_or_fail",
 ]
 
-WORKERS = ("memory", "sqlite", "postgresql", "redis", "beside", "separate")
+WORKERS = ("memory", "sqlite", "postgresql", "redis", "mongodb", "beside", "separate")
 """All in memory · all in one SQLite file · in one PostgreSQL · in Redis, with projections in memory
-· in one SQLite file, with barrier and projections beside it · a queue in memory beside SQLite."""
+· in one MongoDB · in one SQLite file, with barrier and projections beside it · a queue in memory
+beside SQLite."""
 
 KINDS = (*WORKERS, "inline")
 """Those, and one where whoever adds a task runs it."""
@@ -193,7 +202,7 @@ async def open_flow_engines(
 ) -> AsyncIterator[FlowEngines]:
     """Engines of one of `KINDS`, open; at the end their handlers are closed, then they.
 
-    PostgreSQL and Redis are those of `url`; Redis gets a prefix of its own.
+    PostgreSQL, Redis and MongoDB are those of `url`; Redis gets a prefix of its own.
     """
     file = folder / "tasks.db"
     storage: Any
@@ -207,6 +216,11 @@ async def open_flow_engines(
         server = RedisServer.from_url(url, prefix=f"test-{new_id()}", clock=clock)
         parts = Parts(RedisQueue(server), RedisStorage(server), RedisCache(server))
         barrier = RedisFlowBarrier(server)
+    elif kind == "mongodb":
+        documents = MongoDBDatabase.from_url(url, clock=clock)
+        storage = MongoDBStorage(documents)
+        parts = Parts(MongoDBQueue(storage), storage, MongoDBCache(documents))
+        barrier, projections = MongoDBFlowBarrier(storage), MongoDBProjections(storage)
     else:
         database = SqlDatabase.from_url(url or f"sqlite:///{file}", clock=clock)
         storage = SqlStorage(database)

@@ -46,9 +46,10 @@ async def test_3_1_a_busy_worker_leaves_tasks_to_another(engines: Engines) -> No
 async def test_3_1_one_claim_takes_at_most_1000(engines: Engines) -> None:
     parts, runs = engines.meddled(), Runs()
     handler = engines.handler({TYPE: parallel(runs, chunk_size=5000)}, parts=parts)
-    await handler.add_tasks([make_task(n) for n in range(3000)])
+    count = engines.sized(3000)
+    await handler.add_tasks([make_task(n) for n in range(count)])
     async with serving(handler):
-        await runs.reach(3000)
+        await runs.reach(count)
     limits = [args[1] for name, args, _ in parts.calls if name == "queue.claim"]
     assert max(limits) <= 1000
 
@@ -178,16 +179,17 @@ class Stumbling(Runs):
 async def test_3_4_what_has_not_started_is_released_at_once(engines: Engines) -> None:
     runs, fast = Stumbling(), Runs()
     handler = engines.handler({TYPE: single(runs)})
-    payloads = [*range(500), "stop", *range(500, 1000)]
+    half = engines.sized(500)
+    payloads = [*range(half), "stop", *range(half, 2 * half)]
     await handler.add_tasks([make_task(payload) for payload in payloads])
     async with serving(handler) as stop:
         await until(runs.stuck)
         stop.set()
         # The stuck one runs on: the others must be free although this worker has not ended.
         async with serving(engines.handler({TYPE: parallel(fast)})):
-            await fast.reach(500)
+            await fast.reach(half)
         runs.go_on.set()
-    assert sorted(fast.payloads) == list(range(500, 1000))
+    assert sorted(fast.payloads) == list(range(half, 2 * half))
     assert runs.payloads[-1] == "stop"
 
 
@@ -274,7 +276,12 @@ async def test_3_4_nothing_is_left_behind(engines: Engines) -> None:
         await asyncio.sleep(0)
     await handler.close()
     await asyncio.sleep(0)
-    assert asyncio.all_tasks() - before == set()
+    assert {task for task in asyncio.all_tasks() - before if not _of_a_driver(task)} == set()
+
+
+def _of_a_driver(task: asyncio.Task[Any]) -> bool:
+    """The client of MongoDB has a task for each answer it waits for, also when nobody asks."""
+    return "/pymongo/" in task.get_coro().cr_code.co_filename
 
 
 # 3.6 claimed and not run

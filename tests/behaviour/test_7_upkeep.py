@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness import (
     QUEUE,
     TYPE,
     Engines,
+    Parts,
     Runs,
     make_task,
     parallel,
@@ -20,6 +22,7 @@ from harness import (
     single,
 )
 from taskloom import (
+    Clock,
     QueueUnavailableError,
     Retention,
     StorageUnavailableError,
@@ -28,6 +31,7 @@ from taskloom import (
     TaskStatus,
     UnavailableError,
 )
+from taskloom.memory import InMemoryCache
 
 LOCK = "taskloom_mature_lock"
 
@@ -131,6 +135,40 @@ async def test_7_1_a_worker_that_stops_while_it_gives_the_lock_up_still_does(
     await asyncio.wait([upkeep])
     assert upkeep.cancelled()
     assert await memory.cache.acquire_many([LOCK], "another", 1.0) == {LOCK}
+
+
+class _DoesItLater(InMemoryCache):
+    """A server that does what it was asked for when `go` is set, whatever became of who asked."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def acquire_many(self, keys: Sequence[str], owner: str, ttl: float) -> set[str]:
+        return await asyncio.shield(asyncio.create_task(self._later(keys, owner, ttl)))
+
+    async def _later(self, keys: Sequence[str], owner: str, ttl: float) -> set[str]:
+        self.asked.set()
+        await self.go.wait()
+        return await super().acquire_many(keys, owner, ttl)
+
+
+async def test_7_1_a_worker_that_stops_while_it_takes_the_lock_gives_it_up(
+    memory: Engines,
+) -> None:
+    async with _DoesItLater(memory.clock) as cache:
+        parts = Parts(memory.queue, memory.storage, cache)
+        upkeep = asyncio.create_task(
+            memory.handler(parts=parts).process_mature_tasks(asyncio.Event())
+        )
+        await cache.asked.wait()
+        upkeep.cancel()
+        for _ in range(20):  # time enough to give up what it does not have yet
+            await asyncio.sleep(0)
+        cache.go.set()
+        await asyncio.wait([upkeep])
+        assert upkeep.cancelled()
+        assert await cache.acquire_many([LOCK], "another", 1.0) == {LOCK}
 
 
 async def test_7_1_no_task_is_moved_twice_by_two_workers_without_a_lock(memory: Engines) -> None:

@@ -9,8 +9,10 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contex
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
+from uuid import uuid4
 
 import pytest
+from pymongo import MongoClient
 
 from redis_server import free_port, redis_binary, redis_server
 from servers import fresh_database, postgres_binary
@@ -18,7 +20,7 @@ from taskloom.redacting import redacted
 
 __all__ = ["CLIENTS", "PageServers", "servers_for"]
 
-_URL = re.compile(r"\b(postgresql|redis)://[^\s\"'`?)]+")
+_URL = re.compile(r"\b(postgresql|redis|mongodb)://[^\s\"'`?)]+")
 
 Make: TypeAlias = Callable[[], AbstractContextManager[str]]
 
@@ -71,7 +73,7 @@ class PageServers:
 def servers_for(
     runner: asyncio.Runner, request: pytest.FixtureRequest, folder: Path
 ) -> PageServers:
-    """Databases on the PostgreSQL of all tests; of Redis, whose keys pages name, servers."""
+    """Databases on the servers of all tests; of Redis, whose keys pages name, servers."""
 
     @contextmanager
     def postgres() -> Iterator[str]:
@@ -91,4 +93,11 @@ def servers_for(
         with redis_server(place, port, config="appendonly yes") as url:
             yield url
 
-    return PageServers({"postgresql": postgres, "redis": redis})
+    @contextmanager
+    def mongodb() -> Iterator[str]:
+        server, name = request.getfixturevalue("mongodb_server_url"), f"taskloom_{uuid4().hex}"
+        yield f"{server}/{name}"
+        with MongoClient[dict[str, object]](server) as client:
+            client.drop_database(name)
+
+    return PageServers({"postgresql": postgres, "redis": redis, "mongodb": mongodb})

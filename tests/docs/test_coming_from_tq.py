@@ -26,7 +26,6 @@ import taskloom
 PAGE = DOCS / "coming-from-tq.md"
 NAMES = Path(__file__).with_name("reference_names.txt")
 
-NOT_THERE_YET = "Not there yet"
 WITHOUT_COUNTERPART = "No counterpart"
 IN_WORDS = ("What changes everywhere", "Look at these first", "What stops going wrong")
 """Sections whose tables compare habits, not names."""
@@ -119,7 +118,7 @@ def texts() -> frozenset[str]:
     )
 
 
-NAMED = [section for section in sections() if section not in (NOT_THERE_YET, WITHOUT_COUNTERPART)]
+NAMED = [section for section in sections() if section != WITHOUT_COUNTERPART]
 
 
 def test_every_name_of_the_reference_is_on_the_page_and_nothing_else() -> None:
@@ -137,11 +136,6 @@ def test_every_counterpart_exists(section: str) -> None:
     missing = sorted({name for name in names_in(rows, 1) if not exists(name)})
     assert not missing, f"not in Taskloom: {', '.join(missing)}"
     assert [row.names for row in rows if not _CODE.search(row.cells[1])] == []
-
-
-def test_what_is_not_there_yet_is_not_there() -> None:
-    landed = [name for name in names_in(sections()[NOT_THERE_YET], 1) if exists(name)]
-    assert not landed, f"there by now; move their rows: {', '.join(landed)}"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import typer.main
 from pages import DOCS, ROOT, Row, rows_of
 
 import taskloom.lifecycle
-from taskloom import Retention, TaskHandlerConfig
+from taskloom import Retention, Task, TaskHandlerConfig
 from taskloom.cli.app import app
 from taskloom.enqueue_options import EnqueueOptions
 from taskloom.executors import _Options
@@ -21,6 +21,8 @@ from taskloom.interfaces import EntityProjections, FlowBarrier, QueueFeatures
 from taskloom.interfaces.cache import Cache
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskArchive, TaskStorage
+from taskloom.mongodb.rows import document
+from taskloom.mongodb.schema import Collections
 from taskloom.redis.keys import Keys, QueueKeys
 from taskloom.sql.schema import metadata, tasks
 from taskloom.task import TaskStatus
@@ -59,6 +61,8 @@ def names_by_module() -> dict[str, list[str]]:
         "taskloom.memory",
         "taskloom.sql",
         "taskloom.redis",
+        "taskloom.mongodb",
+        "taskloom.kinesis",
         "taskloom.interfaces",
         "taskloom.testing",
     ],
@@ -130,6 +134,12 @@ def test_every_table_column_and_index_is_listed() -> None:
     keys = {"taskloom_tasks_pkey", "taskloom_tasks_id"}
     listed = names("engines/postgresql.md", "Tables")
     assert sorted(listed) == sorted({*metadata.tables, *tasks.columns.keys(), *indexes, *keys})
+
+
+def test_every_collection_and_field_of_mongodb_is_listed() -> None:
+    made = document(Task(type="t", queue_id="q", payload=None))
+    listed = names("engines/mongodb.md", "Collections")
+    assert set(listed) >= {*(f"taskloom_{name}" for name in Collections._fields), *made}
 
 
 def test_every_key_of_a_queue_is_listed() -> None:

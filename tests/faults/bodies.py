@@ -303,6 +303,7 @@ def register(loom: Loom, recorder: Recorder, marks: Path) -> None:
         "stops-itself": bodies.stops_itself,
         "blocks": bodies.blocks,
         "on-entity": bodies.plain,
+        "in-order": bodies.plain,
         "flow": bodies.flow,
         "flow-aborted": bodies.flow,
         "flow-timed": bodies.flow,

@@ -25,6 +25,10 @@ class Rules(Struct, frozen=True):
     """Flows and projections are not in the transactions of the tasks: more of them."""
     apart: bool = False
     """Queue and storage are two things: adding takes steps, and not every task has a row."""
+    forgets: bool = False
+    """The queue does not know that a task was put before: children of a parent that runs again."""
+    in_steps: bool = False
+    """There are no transactions: of what a client adds that dies, some may be kept."""
 
 
 class Violation(Struct, frozen=True):

@@ -49,7 +49,8 @@ def _all_or_none_added(case: Case) -> Iterator[Violation]:
         known = [spec.id for spec in call.specs if spec.id in case.finals]
         if call.word == "fail" and known:
             yield Violation("I1", known[0], f"add call {name} failed, and yet it was added")
-        half = 0 < len(known) < len(call.specs) and not case.rules.apart
+        whole = not (case.rules.apart or case.rules.in_steps)
+        half = 0 < len(known) < len(call.specs) and whole
         if call.word == "unknown" and half:
             yield Violation("I1", known[0], f"add call {name} was half accepted")
 
@@ -60,7 +61,7 @@ def _one_terminal_state(case: Case) -> Iterator[Violation]:
         told = ", ".join(f"{end.status} at {end.t:.3f} by {end.pid}" for end in ends)
         # What is stored may be put on a queue apart from it again, by someone who is late: whoever
         # gets it then finds its row, which has one end.
-        if len(ends) > 1 and id not in case.history.rows:
+        if len(ends) > 1 and id not in case.history.rows and not _put_again(case, id):
             yield Violation("I2", id, f"ended {len(ends)} times: {told}")
         final = case.finals.get(id)
         if ends and final is not None and ends[-1].status not in (final.status, "done"):
@@ -131,10 +132,18 @@ def _extra_runs_explained(case: Case) -> Iterator[Violation]:
             if before.word == "fail" and after.attempt == before.attempt + 1:
                 continue
             finished = before.word in ("ok", "fail")
-            if _started_late(case.history, after):
+            if _put_again(case, id) or any(
+                _started_late(case.history, run) for run in (before, after)
+            ):
                 continue
             if not case.history.fault_between(before.pid, before.start, after.start, hard=finished):
                 yield Violation("I5", id, f"ran again without a reason: {before}, then {after}")
+
+
+def _put_again(case: Case, id: str) -> bool:
+    """Whether its parent ran more than once, on a queue that does not know it from before."""
+    parent = case.history.spawned.get(id, "")
+    return case.rules.forgets and len(case.history.runs.get(parent, ())) > 1
 
 
 def _started_late(history: History, run: Run) -> bool:
@@ -239,6 +248,19 @@ def _releases_not_counted(case: Case) -> Iterator[Violation]:
                     f"its release under epoch {before.epoch} counted: delivery "
                     f"{before.deliveries} was followed by {after.deliveries}",
                 )
+
+
+def _in_order(case: Case) -> Iterator[Violation]:
+    lines: dict[str, list[str]] = defaultdict(list)
+    for call in case.history.calls.values():
+        for spec in call.specs:
+            if spec.key and case.history.runs.get(spec.id):
+                lines[spec.key].append(spec.id)
+    for key, ids in lines.items():
+        for before, after in pairwise(ids):
+            first, second = (case.history.runs[id][0] for id in (before, after))
+            if second.start < first.start:
+                yield Violation("I11", after, f"key {key}: {second} came before {before}, {first}")
 
 
 def _in_time(case: Case) -> Iterator[Violation]:
@@ -357,6 +379,7 @@ _RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     _fenced,
     _attempts_bounded,
     _releases_not_counted,
+    _in_order,
     _in_time,
     _found_again,
     _figures_agree,

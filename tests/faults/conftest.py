@@ -57,5 +57,24 @@ async def _prefix(request: pytest.FixtureRequest, directory: Path) -> AsyncItera
     yield f"{request.getfixturevalue('redis_url')}?prefix=rig-{uuid4().hex}"
 
 
-_OWN = {"sqlite": _file, "postgresql": _database, "redis": _prefix}
+@asynccontextmanager
+async def _account(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[str]:
+    yield f"{request.getfixturevalue('kinesis_url')}?account={uuid4().int % 10**12:012}"
+
+
+@asynccontextmanager
+async def _documents(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[str]:
+    # The rig takes it away. Directly: the driver would look for its server past a proxy.
+    server = request.getfixturevalue("mongodb_server_url")
+    yield f"{server}/rig_{uuid4().hex}?directConnection=true"
+
+
+_OWN = {
+    "sqlite": _file,
+    "postgresql": _database,
+    "redis": _prefix,
+    "kinesis": _account,
+    "mongodb": _documents,
+    "mongodb-steps": _documents,
+}
 """A place that is nobody else's, on a server that may be shared."""

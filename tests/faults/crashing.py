@@ -15,7 +15,7 @@ from recorder import Recorder
 
 from taskloom.outcomes import Ending
 
-__all__ = ["CrashPoint", "Watch", "retries"]
+__all__ = ["SLOW", "CrashPoint", "Watch", "retries"]
 
 T = TypeVar("T")
 

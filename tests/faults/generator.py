@@ -14,8 +14,9 @@ from recorder import Recorder, Spec
 from taskloom import EntityRef, Loom, Task
 from taskloom.errors import UnavailableError
 from taskloom.identity import new_id
+from taskloom.interfaces import QueueFeatures
 
-__all__ = ["KINDS", "QUEUE", "Generator", "Made", "add", "client"]
+__all__ = ["KINDS", "QUEUE", "Generator", "Made", "add", "client", "kinds_for"]
 
 QUEUE = "work"
 
@@ -37,7 +38,15 @@ KINDS: Mapping[str, int] = {
 }
 """How often each kind comes; `poison` is added by hand."""
 
+IN_ORDER = {"in-order": 12}
+"""What only queues that keep the order of a key can promise."""
+
 Made = tuple[Spec, Task[Any]]
+
+
+def kinds_for(features: QueueFeatures) -> Mapping[str, int]:
+    """The kinds for a queue that can do this."""
+    return {**KINDS, **IN_ORDER} if features.fifo_per_key else KINDS
 
 
 class Generator:
@@ -51,6 +60,7 @@ class Generator:
         self._kinds = kinds
         self._busy = busy
         self._made = 0
+        self._keys = [new_id() for _ in range(3)]
 
     def batches(self, count: int, largest: int = 6) -> Iterator[list[Made]]:
         """`count` tasks, in calls of up to `largest`."""
@@ -75,6 +85,9 @@ class Generator:
             body["children"] = rng.randint(1, 5)
         elif kind == "keyed":
             spec.lock = fields["task_hash"] = f"key-{rng.randint(1, 4)}"
+            body["for"] = body["for"] / 4
+        elif kind == "in-order":
+            spec.key = fields["partition_key"] = rng.choice(self._keys)
             body["for"] = body["for"] / 4
         elif kind == "on-entity":
             fields["entity"] = EntityRef(f"e_{rng.randint(1, 9)}", "thing")
@@ -138,7 +151,8 @@ async def client(
     loom: Loom, recorder: Recorder, seed: int, count: int, *, pause: float, busy: float = 0.12
 ) -> None:
     """Add `count` tasks of all kinds, with a random pause of `pause` seconds on average."""
-    generator, pauses = Generator(seed, busy=busy), random.Random(seed + 1)
+    kinds = kinds_for(loom.handler.message_queue.features)
+    generator, pauses = Generator(seed, kinds, busy=busy), random.Random(seed + 1)
     for made in generator.batches(count):
         await add(loom, recorder, made)
         await asyncio.sleep(pauses.uniform(0, 2 * pause))

@@ -15,7 +15,13 @@ __all__ = ["LAST_WORD", "Nemesis", "stopped_in_its_body"]
 
 STOPPED_FOR = 1.5
 """Leases of a stopped process that pass before it goes on."""
-LAST_WORD = {"postgresql": "settle.before", "redis": "ack.before"}
+LAST_WORD = {
+    "postgresql": "settle.before",
+    "redis": "ack.before",
+    "kinesis": "ack.before",
+    "mongodb": "settle.before",
+    "mongodb-steps": "settle.at-update",
+}
 """Where a worker has trusted its lease, and the engine has not heard of it.
 
 Not on SQLite: a process that stops anywhere but in a body may have locked the file.

@@ -1,20 +1,18 @@
-"""Where the tasks of a rig are: all that differs between the engines.
-
-A place gives the rig its own Loom's parts, gives a worker parts that are watched, and reads, beside
-the library, what is left at the end.
-"""
+"""Where the tasks of a rig are: a place for each engine."""
 
 from __future__ import annotations
 
 import sqlite3
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from crashing import Watch
 from generator import QUEUE
+from kinesis_place import KinesisPlace
+from mongodb_place import MongoDBPlace, MongoDBStepsPlace
+from place import Place
 from rows import PostgresRows, Rows, SqliteRows
 from watched import Arm, WatchedStorage, arm_postgres, arm_sqlite, make_storage
 from watched_flows import BarrierBeside, BarrierOnRedis, WatchedBarrier, WatchedProjections
@@ -25,69 +23,6 @@ from taskloom.sql import SqlCache, SqlFlowBarrier, SqlProjections, SqlQueue, Sql
 from taskloom.urls import Parts
 
 __all__ = ["PLACES", "Place"]
-
-
-class Place(ABC):
-    """One engine at a URL. Flows and projections can be in a SQLite file beside it."""
-
-    apart: ClassVar[bool]
-    """Queue and storage are two things: what is due now may have no row."""
-    hurries: ClassVar[bool] = True
-    """What a dead process held of the upkeep is free in seconds: its end is waited for here."""
-
-    def __init__(self, url: str, directory: Path, *, beside: bool) -> None:
-        self.url = url
-        self.beside = beside
-        """Whether flows and projections are outside the transactions of the tasks."""
-        self._file = directory / "flows.db"
-
-    @abstractmethod
-    def parts(self) -> Parts:
-        """Parts as the library makes them, for the rig itself. Nothing is open yet."""
-
-    @abstractmethod
-    def watched(self, watch: Watch) -> Parts:
-        """Parts that note what they answer, for a process that may die."""
-
-    @abstractmethod
-    async def begin(self) -> None:
-        """Log changes of rows from now on; the tables exist."""
-
-    @abstractmethod
-    async def changes(self) -> Sequence[Sequence[Any]]:
-        """How rows of flows and projections changed: kind, id, before and after, in order."""
-
-    @abstractmethod
-    async def flows(self) -> dict[str, str]:
-        """The state of each flow."""
-
-    @abstractmethod
-    async def projections(self) -> dict[str, str]:
-        """The status of each row of projections."""
-
-    @abstractmethod
-    async def held(self) -> list[str]:
-        """Leases, locks and pending entries, by what they are on."""
-
-    @abstractmethod
-    async def spoil(self, id: str) -> None:
-        """Make a task that waits unreadable."""
-
-    async def waiting(self) -> int:
-        """How many tasks a queue apart from the storage holds, those in flight included."""
-        return 0
-
-    async def acknowledged(self) -> set[str]:
-        """Tasks that a queue apart from the storage remembers as done; they may have no row."""
-        return set()
-
-    def is_free(self) -> bool:
-        """Whether a process that has just stopped holds nobody up."""
-        return True
-
-    @abstractmethod
-    async def clear(self) -> None:
-        """Take away what would stay on a server that is shared."""
 
 
 class _SqlPlace(Place):
@@ -274,4 +209,7 @@ PLACES: dict[str, type[Place]] = {
     "sqlite": SqlitePlace,
     "postgresql": PostgresPlace,
     "redis": RedisPlace,
+    "kinesis": KinesisPlace,
+    "mongodb": MongoDBPlace,
+    "mongodb-steps": MongoDBStepsPlace,
 }

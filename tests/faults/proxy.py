@@ -31,10 +31,16 @@ WRITES = {
         re.DOTALL,
     ),
     "redis": re.compile(rb"(?P<commit>EVALSHA)"),
+    "mongodb": re.compile(
+        rb"(?P<commit>\x10commitTransaction\0"
+        rb"|\x02(?:insert|update|delete|findAndModify)\0....taskloom_)",
+        re.DOTALL,
+    ),
 }
 """What stands in a request that writes, by the kind of server.
 
-On PostgreSQL a commit; and a statement that is a transaction by itself, told by how it begins.
+On PostgreSQL a commit; and a statement that is a transaction by itself, told by how it begins. On
+MongoDB a commit, and every command that changes documents.
 """
 _LONGEST_MATCH = 64
 _PIECE = 65_536

@@ -35,6 +35,8 @@ class Spec(Struct, omit_defaults=True):
     """It may not start later."""
     lock: str = ""
     """Tasks with the same one never run at the same time."""
+    key: str = ""
+    """Tasks with the same one first run in the order they were added."""
 
 
 class Event(Struct, omit_defaults=True):

@@ -50,7 +50,9 @@ class Rig:
         self.reader = Reader(directory / "events")
         self.engine = engine
         self.place: Place = PLACES[engine](url, directory, beside=rules.beside)
-        self.rules = replace(rules, beside=self.place.beside, apart=self.place.apart)
+        place = {"beside": self.place.beside, "apart": self.place.apart}
+        place["forgets"] = self.place.forgets
+        self.rules = replace(rules, in_steps=self.place.in_steps, **place)
         config = TaskHandlerConfig(storage_horizon=NEAR)
         self.loom = Loom(None, **self.place.parts()._asdict(), config=config)
         self.alive: dict[int, asyncio.Future[int]] = {}

@@ -1,7 +1,7 @@
 """Servers of the rig's own: killed, restarted on their port and data, stopped, started empty.
 
 They keep what they promise to keep: PostgreSQL with fsync and synchronous commits, Redis with an
-append-only file that is written before each answer.
+append-only file that is written before each answer, MongoDB's journal likewise.
 """
 
 from __future__ import annotations
@@ -20,13 +20,23 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import asyncpg
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from mongodb_server import mongodb_command
 from redis_server import free_port, redis_binary
 from servers import new_cluster, postgres_binary, postgres_user
 
-__all__ = ["ENGINES", "PostgresControl", "RedisControl", "ServerControl", "server"]
+__all__ = [
+    "ENGINES",
+    "MongoDBControl",
+    "PostgresControl",
+    "RedisControl",
+    "ServerControl",
+    "server",
+]
 
 PATIENCE = 30.0
 ENGINES = ("postgresql", "redis")
@@ -186,7 +196,35 @@ class RedisControl(ServerControl):
             file.unlink()
 
 
-_CONTROLS: dict[str, type[ServerControl]] = {"postgresql": PostgresControl, "redis": RedisControl}
+class MongoDBControl(ServerControl):
+    """The wheel's server, with each commit synced."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        # Directly: the driver would look for its server past a proxy.
+        self.url = f"mongodb://127.0.0.1:{self.port}/rig?directConnection=true"
+
+    def _command(self) -> list[str]:
+        return mongodb_command(self.folder, self.port, "--sync-on-commit")
+
+    async def answers(self) -> bool:
+        limits = {"serverSelectionTimeoutMS": 200, "socketTimeoutMS": 5_000}
+        async with AsyncMongoClient[dict[str, object]](self.url, **limits) as client:
+            try:
+                await client.admin.command("ping")
+            except PyMongoError:
+                return False
+            return True
+
+    def wipe(self) -> None:
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+
+
+_CONTROLS: dict[str, type[ServerControl]] = {
+    "postgresql": PostgresControl,
+    "redis": RedisControl,
+    "mongodb": MongoDBControl,
+}
 
 
 @asynccontextmanager

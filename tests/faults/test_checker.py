@@ -458,6 +458,35 @@ def test_an_excuse_needs_its_reason(invariant: str, story: Story) -> None:
     assert invariant in story.found()
 
 
+def test_tasks_of_a_key_start_in_the_order_they_were_added() -> None:
+    def story(first: str, second: str) -> Story:
+        told = Story(key="k")
+        told.note("add.invoke", call="d", specs=[Spec("y", "plain", key="k")])
+        for run, task in enumerate((first, second, first)):
+            told.note("run.start", task=task, run=str(run))
+        return told
+
+    assert "I11" not in story("x", "y").found()
+    assert "I11" in story("y", "x").found()
+
+
+def test_a_queue_that_forgets_runs_again_what_a_parent_has_put_again() -> None:
+    story = Story()
+    for run in ("r1", "r2"):
+        story.note("run.start", task="parent", run=f"{run}-parent")
+        story.note("spawn", task="parent", run=f"{run}-parent", children=["x"])
+        story.claim(int(run[1]))
+        story.start(run)
+        story.end(run)
+        story.settle(int(run[1]), status="done", final=False)
+    assert {"I2", "I5"} <= story.found(Rules(apart=True))
+    assert not {"I2", "I5"} & {
+        violation.invariant
+        for violation in check(story.events, [], Rules(apart=True, forgets=True))
+        if violation.task == "x"
+    }
+
+
 def test_a_queue_apart_may_deliver_again_what_has_ended() -> None:
     """Its row is one, and has one end: a run past its time makes up for the children."""
     story = Story().whole()

@@ -11,7 +11,7 @@ from generator import Generator, add
 from nemesis import LAST_WORD, Nemesis, stopped_in_its_body
 from rig import OpenRig, seed_of
 
-ENGINES = ["sqlite", "postgresql", "redis"]
+ENGINES = ["sqlite", "postgresql", "redis", "kinesis"]
 REFUSED = "WARNING 1 outcomes came after their lease was lost; refused"
 
 
@@ -19,7 +19,7 @@ def _refusals(told: list[str]) -> list[str]:
     return [text for text in told if "refused" in text]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, "mongodb"])
 async def test_what_a_stopped_worker_reports_later_is_refused(
     tmp_path: Path, open_rig: OpenRig, engine: str
 ) -> None:
@@ -64,7 +64,8 @@ async def test_workers_are_stopped_at_random_under_load(
     tmp_path: Path, open_rig: OpenRig, engine: str
 ) -> None:
     seed = seed_of(31)
-    rules = Rules(max_deliveries=8)
+    # Stopped for longer than a shard's lock lasts.
+    rules = Rules(lease=2.0 if engine == "kinesis" else 1.0, max_deliveries=8)
     async with open_rig(tmp_path / "rig", rules, engine=engine) as rig:
         for _ in range(3):
             await rig.start()

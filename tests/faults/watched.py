@@ -1,4 +1,4 @@
-"""A SQL storage that notes what it answers, and at which a process can be made to die."""
+"""Storages that note what they answer, and at which a process can be made to die: on SQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
 from taskloom.sql import SqlDatabase, SqlStorage
 from taskloom.task import Task, TaskStatus
 
-__all__ = ["Arm", "WatchedStorage", "arm_postgres", "arm_sqlite", "make_storage"]
+__all__ = ["Arm", "NotingStorage", "WatchedStorage", "arm_postgres", "arm_sqlite", "make_storage"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,12 +113,10 @@ class WatchedDatabase(SqlDatabase):
         return watched
 
 
-class WatchedStorage(SqlStorage):
-    """Notes claims, renewals, releases and settles with what the storage answered."""
+class NotingStorage:
+    """Notes claims, renewals, releases and settles with what the storage beneath it answered."""
 
-    def __init__(self, database: WatchedDatabase, watch: Watch) -> None:
-        super().__init__(database)
-        self.watch = watch
+    watch: Watch
 
     async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
         return (await self.watch.around("add", super().add(tasks)))[0]
@@ -178,6 +176,14 @@ class WatchedStorage(SqlStorage):
     async def recover_stale(self, *, now: datetime, stale_after: float) -> int:
         call = super().recover_stale(now=now, stale_after=stale_after)
         return (await self.watch.around("recover", call))[0]
+
+
+class WatchedStorage(NotingStorage, SqlStorage):
+    """On a SQL database."""
+
+    def __init__(self, database: WatchedDatabase, watch: Watch) -> None:
+        super().__init__(database)
+        self.watch = watch
 
 
 def make_storage(url: str, watch: Watch, arm: Arm) -> WatchedStorage:

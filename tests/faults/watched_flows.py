@@ -20,7 +20,13 @@ from taskloom.redis import RedisFlowBarrier
 from taskloom.sql import SqlFlowBarrier, SqlProjections
 from taskloom.task import Task
 
-__all__ = ["BarrierBeside", "BarrierOnRedis", "WatchedBarrier", "WatchedProjections"]
+__all__ = [
+    "BarrierBeside",
+    "BarrierOnRedis",
+    "Projecting",
+    "WatchedBarrier",
+    "WatchedProjections",
+]
 
 
 class WatchedBarrier(SqlFlowBarrier):
@@ -69,7 +75,7 @@ class BarrierOnRedis(InSteps, RedisFlowBarrier):
     """On the Redis of the tasks, which has no transaction for both."""
 
 
-class WatchedProjections(SqlProjections):
+class Projecting:
     """`project` for what begins, `project-end` for what has ended."""
 
     watch: Watch
@@ -78,3 +84,7 @@ class WatchedProjections(SqlProjections):
         ended = any(entry.status in ("executed", "failed") for entry in entries)
         call = super().upsert_projections(entries)
         await self.watch.around("project-end" if ended else "project", call)
+
+
+class WatchedProjections(Projecting, SqlProjections):
+    """On a SQL database."""

@@ -1,21 +1,17 @@
-"""Queue and storage on Redis that note what they answer, and at which a process can die.
-
-They are two things: what ends a delivery is the queue's acknowledgement, or its taking the task
-back for another attempt. Both are noted as `settle`; what the storage has written before is `row`.
-"""
+"""Queue and storage on Redis that note what they answer, and at which a process can die."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from crashing import Watch, retries
+from crashing import Watch
+from watched_apart import QueueNotes, RowNotes
 
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
 from taskloom.redis import RedisQueue, RedisServer, RedisStorage
-from taskloom.task import Task, TaskStatus
+from taskloom.task import Task
 
 __all__ = ["WatchedRedisQueue", "WatchedRedisStorage"]
 
@@ -26,8 +22,7 @@ class WatchedRedisStorage(RedisStorage):
     def __init__(self, server: RedisServer, watch: Watch) -> None:
         super().__init__(server)
         self._watch = watch
-        self.written: dict[str, str] = {}
-        """What this process has last written about a task, until it is acknowledged."""
+        self.notes = RowNotes(watch)
 
     async def add(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
         return (await self._watch.around("add", super().add(tasks)))[0]
@@ -36,10 +31,7 @@ class WatchedRedisStorage(RedisStorage):
         self, limit: int, *, lease: float, queue_id: str | None = None, now: datetime | None = None
     ) -> list[Delivery]:
         call = super().claim_due(limit, lease=lease, queue_id=queue_id, now=now)
-        found, _ = await self._watch.around("due", call)
-        if found:
-            self._watch.here("move.before")
-        return found
+        return await self.notes.claim_due(call)
 
     async def take_over(self, ids: Sequence[str], *, lease: float) -> list[Delivery]:
         return (await self._watch.around("take", super().take_over(ids, lease=lease)))[0]
@@ -49,21 +41,7 @@ class WatchedRedisStorage(RedisStorage):
         return (await self._watch.around("extend-rows", call))[0]
 
     async def settle(self, plan: Settlement) -> list[str]:
-        name = "queued" if _only_queued(plan) else "settle"
-        refused, since = await self._watch.around(name, super().settle(plan))
-        gone = set(refused)
-        for each in plan.endings:
-            if each.delivery.task.id not in gone:
-                self.written[each.delivery.task.id] = each.status.value
-        keys = [
-            (e.delivery.task.id, 0, e.status.value)
-            for e in plan.endings
-            if e.delivery.task.id not in gone
-        ]
-        self._watch.note("row", since=since, keys=keys)
-        if retries(plan.endings):
-            self._watch.here("settle-retry.after")
-        return refused
+        return await self.notes.settle(super().settle(plan), plan)
 
     async def set_aside(self, records: Sequence[UnreadableRecord]) -> None:
         await self._watch.around("set-aside", super().set_aside(records))
@@ -78,8 +56,8 @@ class WatchedRedisQueue(RedisQueue):
 
     def __init__(self, server: RedisServer, storage: WatchedRedisStorage, watch: Watch) -> None:
         super().__init__(server)
-        self._written = storage.written
         self._watch = watch
+        self._notes = QueueNotes(watch, storage.notes.written, _epoch)
 
     async def put(self, queue_id: str, tasks: Sequence[Task[Any]]) -> None:
         await self._watch.around("put", super().put(queue_id, tasks))
@@ -88,30 +66,13 @@ class WatchedRedisQueue(RedisQueue):
         self, queue_id: str, limit: int, *, lease: float, wait: float = 0.0
     ) -> list[Delivery | UnreadableRecord]:
         call = super().claim(queue_id, limit, lease=lease, wait=wait)
-        since = time.monotonic()
-        found = await call
-        keys = [
-            (each.task.id, _epoch(each), str(each.delivery_count))
-            for each in found
-            if isinstance(each, Delivery)
-        ]
-        if keys:
-            self._watch.note("claim", since=since, lease=lease, keys=keys)
-            self._watch.here("claim.after")
-        return found
+        return await self._notes.claim(call, lease)
 
     async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
-        gone, since = await self._watch.around("extend", super().extend(deliveries, lease))
-        if gone:
-            self._watch.note("refused", word="extend", keys=_keys(gone, ()))
-        self._watch.note("extend", since=since, lease=lease, keys=_keys(deliveries, gone))
-        return gone
+        return await self._notes.extend(super().extend(deliveries, lease), deliveries, lease)
 
     async def ack(self, deliveries: Sequence[Delivery | UnreadableRecord]) -> list[Delivery]:
-        gone, since = await self._watch.around("ack", super().ack(deliveries))
-        held = [each for each in deliveries if isinstance(each, Delivery)]
-        self._note_settle(held, gone, since, "done")
-        return gone
+        return await self._notes.ack(super().ack(deliveries), deliveries)
 
     async def release(
         self,
@@ -121,42 +82,12 @@ class WatchedRedisQueue(RedisQueue):
         tasks: Sequence[Task[Any]] | None = None,
     ) -> list[Delivery]:
         call = super().release(deliveries, delay=delay, tasks=tasks)
-        gone, since = await self._watch.around("release" if tasks is None else "back", call)
-        if tasks is None:
-            self._watch.note("release", since=since, keys=_keys(deliveries, gone))
-        else:
-            self._note_settle(deliveries, gone, since, "scheduled")
-        return gone
-
-    def _note_settle(
-        self, held: Sequence[Delivery], gone: Sequence[Delivery], since: float, word: str
-    ) -> None:
-        lost = {id(delivery) for delivery in gone}
-        keys = []
-        for each in held:
-            said = self._written.pop(each.task.id, word)
-            keys.append(
-                (each.task.id, _epoch(each), f"{said} refused" if id(each) in lost else said)
-            )
-        self._watch.note("settle", since=since, keys=keys)
-
-
-def _only_queued(plan: Settlement) -> bool:
-    """It notes that tasks are on the queue (again), and nothing of any run."""
-    states = {each.status for each in plan.endings}
-    return states == {TaskStatus.QUEUED} and not retries(plan.endings)
+        return await self._notes.release(call, deliveries, tasks)
 
 
 def _epoch(delivery: Delivery) -> int:
-    """One more when a lease was lost, two more after a release; a new entry is far beyond both."""
+    """A new entry is far beyond those before it."""
     receipt = delivery.receipt
     millis, _, number = receipt.entry.partition("-")
     entry = int(millis) * 1000 + min(int(number), 999)
     return entry * 1000 + 500 + 2 * receipt.lease.claims - delivery.delivery_count
-
-
-def _keys(
-    deliveries: Iterable[Delivery], without: Iterable[Delivery]
-) -> list[tuple[str, int, str]]:
-    gone = {id(delivery) for delivery in without}
-    return [(d.task.id, _epoch(d), "") for d in deliveries if id(d) not in gone]

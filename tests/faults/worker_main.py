@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import accounts
 import msgspec
 import planted
 from bodies import register
@@ -244,6 +245,7 @@ def _say(word: dict[str, int]) -> None:
 def main() -> None:
     """As the arguments say."""
     if sys.argv[1] == "nursery":
+        accounts.warm()
         order = Nursery().serve()
         if order is None:
             return

@@ -11,6 +11,7 @@ import pytest
 
 from taskloom.app import Loom
 from taskloom.errors import ConfigurationError, TaskloomError
+from taskloom.interfaces.opening import Opening
 from taskloom.memory import InMemoryCache, InMemoryQueue, InMemoryStorage
 from taskloom.task import Task, TaskStatus
 
@@ -21,14 +22,14 @@ class Parts:
     def __init__(self, *, failing: str = "") -> None:
         self.log: list[str] = []
         self.failing = failing
-        self.queue = self._watch(InMemoryQueue(), "queue")
-        self.storage = self._watch(InMemoryStorage(), "storage")
-        self.cache = self._watch(InMemoryCache(), "cache")
+        self.queue = self.watch(InMemoryQueue(), "queue")
+        self.storage = self.watch(InMemoryStorage(), "storage")
+        self.cache = self.watch(InMemoryCache(), "cache")
 
     def loom(self) -> Loom:
         return Loom(None, queue=self.queue, storage=self.storage, cache=self.cache)
 
-    def _watch(self, part: Any, name: str) -> Any:
+    def watch(self, part: Any, name: str) -> Any:
         def note(event: str) -> Coroutine[Any, Any, None]:
             async def call() -> None:
                 self.log.append(f"{event} {name}")
@@ -54,6 +55,14 @@ async def test_parts_are_opened_once_and_closed_in_reverse_order() -> None:
             pass
         assert parts.log == OPEN
     assert parts.log == OPEN + CLOSE
+
+
+async def test_what_a_queue_stands_on_is_opened_before_it() -> None:
+    parts = Parts()
+    parts.queue.beneath = [parts.watch(Opening(), "locks")]
+    async with parts.loom():
+        assert parts.log == ["open storage", "open locks", "open queue", "open cache"]
+    assert parts.log[4:] == ["close cache", "close queue", "close locks", "close storage"]
 
 
 async def test_a_loom_may_be_entered_again() -> None:

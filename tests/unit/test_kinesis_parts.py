@@ -13,6 +13,7 @@ from taskloom.codec import encode
 from taskloom.errors import InvalidTaskError
 from taskloom.kinesis.assignment import share
 from taskloom.kinesis.batches import MAX_BYTES, MAX_RECORDS, Batches
+from taskloom.kinesis.progress import Progress, read_progress
 from taskloom.kinesis.records import MAX_RECORD_BYTES, Outgoing, Record, outgoing, record_of
 from taskloom.kinesis.seen import Seen
 from taskloom.kinesis.shard_map import Shard, ShardMap, shard_of
@@ -92,7 +93,7 @@ def record(number: int, line: str = "", task_id: str = "") -> Record:
 
 
 def window_of(*records: Record) -> Window:
-    window = Window("q", "s", None)
+    window = Window("q", "s")
     for each in records:
         window.add(each)
     return window
@@ -158,6 +159,37 @@ def test_after_the_lock_no_receipt_counts() -> None:
     assert sorted(window.close()) == ["id2", "id3"]
     assert not taken[1].receipt.is_current()
     assert window.take(5, 60, 0) == []
+
+
+@given(st.data())
+def test_what_a_window_tells_of_itself_is_where_the_next_one_goes_on(data: st.DataObject) -> None:
+    """Whatever was taken, settled or given back, and however little the next one has read."""
+    numbers = range(10, 10 + data.draw(st.integers(0, 12)))
+    window, told = window_of(*map(record, numbers)), Progress()
+    settled: set[int] = set()
+    deliveries = dict.fromkeys(numbers, 0)
+    for _ in range(data.draw(st.integers(1, 3))):
+        for each in window.take(data.draw(st.integers(0, 12)), 60, 0):
+            number = each.receipt.item.number
+            assert number not in settled
+            deliveries[number] += 1
+            assert each.delivery_count == deliveries[number]
+            what = data.draw(st.sampled_from(["settle", "give back", "keep"]))
+            if what == "settle":
+                window.settle(each.receipt.item)
+                settled.add(number)
+            elif what == "give back":
+                window.give_back(each.receipt.item, 5.0)
+                deliveries[number] -= 1
+        told = read_progress(window.progress().text())
+        window = Window("q", "s", told)
+        rest = [number for number in numbers if told.mark is None or number > told.mark]
+        for number in rest[: data.draw(st.integers(0, 12))]:
+            window.add(record(number))
+        for each in (told, read_progress(window.progress().text())):
+            done = {n for n in numbers if n <= (each.mark or 0) or each.is_done(n)}
+            assert done == settled
+            assert each.tries == {n: c for n, c in deliveries.items() if c and n not in settled}
 
 
 def test_a_copy_is_passed_over_once_what_came_before_is_settled() -> None:

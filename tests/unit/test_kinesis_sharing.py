@@ -12,10 +12,10 @@ import pytest
 from kinesis_cluster import LONG, QUICK, Cluster, cluster, held, keyed, take
 
 from kinesis_flow import TASKS, Flow
-from taskloom.errors import StorageUnavailableError
+from taskloom.errors import QueueUnavailableError, StorageUnavailableError
 from taskloom.interfaces import ShardLocks
 from taskloom.kinesis import FileShardLocks, KinesisQueue
-from taskloom.kinesis.holding import FINISHED
+from taskloom.kinesis.progress import FINISHED, Progress, read_progress
 from taskloom.kinesis.timing import Timing
 from taskloom.outcomes import Delivery
 
@@ -89,7 +89,7 @@ async def test_a_lost_lock_stops_everything_at_once(here: Cluster, tmp_path: Pat
     taken = await take(ours, 2)
     await _steal(here, "s/shardId-000000000000")
     assert sorted(await ours.ack(taken), key=id) == sorted(taken, key=id)
-    assert await here.locks.get_checkpoint("s/shardId-000000000000") is None
+    assert (await progress(here)).mark is None
     assert await ours.extend(taken, LONG) == taken
     assert await ours.release(taken) == taken
     assert held(ours) == []
@@ -126,6 +126,10 @@ async def _steal(here: Cluster, key: str) -> None:
     assert isinstance(here.locks, FileShardLocks)
     with here.locks._files.changing(f"lock:{key}") as lock:
         lock["owner"] = "thief"
+
+
+async def progress(here: Cluster) -> Progress:
+    return read_progress(await here.locks.get_checkpoint("s/shardId-000000000000"))
 
 
 class Deaf(ShardLocks):
@@ -177,7 +181,7 @@ async def test_locks_that_are_away_are_told_and_what_was_settled_is_saved_later(
         await queue.ack(taken)
     locks.refuses.clear()
     async with asyncio.timeout(5):
-        while await here.locks.get_checkpoint("s/shardId-000000000000") is None:
+        while (await progress(here)).mark is None:
             await queue.claim("s", 1, lease=LONG, wait=0.02)
 
 
@@ -190,6 +194,27 @@ async def test_renewals_that_fail_for_a_while_lose_nothing(here: Cluster) -> Non
     locks.refuses.add("renew_lock")
     assert await queue.claim("s", 1, lease=LONG, wait=3 * QUICK.renew) == []
     locks.refuses.clear()
+    assert await queue.ack(taken) == []
+
+
+async def test_a_renewal_that_goes_wrong_is_not_the_last(here: Cluster) -> None:
+    """One did, when a shard was lost in the middle of a round: no lock was renewed any more."""
+
+    class Faulty(Deaf):
+        async def renew_lock(self, key: str, owner: str, ttl: float) -> bool:
+            self.rounds += 1
+            if self.rounds == 1:
+                raise KeyError(key)
+            return await super().renew_lock(key, owner, ttl)
+
+        rounds = 0
+
+    here.fake.stream("s")
+    timing = msgspec.structs.replace(QUICK, lock_ttl=0.6, renew=0.05)
+    queue = await here.instance(timing=timing, locks=Faulty(here.locks))
+    await queue.put("s", [keyed(1)])
+    taken = await take(queue)
+    await queue.claim("s", 1, lease=LONG, wait=3 * timing.lock_ttl)
     assert await queue.ack(taken) == []
 
 
@@ -275,6 +300,62 @@ async def test_an_instance_that_dies_has_its_shards_read_again(here: Cluster) ->
     assert len(flow.runs) == ROUNDS * TASKS
     assert flow.in_order
     assert await dies.ack(taken) == taken
+
+
+async def test_deliveries_are_counted_over_all_who_held_the_shard(here: Cluster) -> None:
+    """Each of them dies with the first two records in hand; one has settled another since."""
+    here.fake.stream("s")
+    short = msgspec.structs.replace(QUICK, lock_ttl=0.3, renew=0.05)
+    counts = []
+    for turn in range(3):
+        dies = await here.instance(timing=short)
+        await dies.put("s", [keyed(turn)] if turn else [keyed(7), keyed(8), keyed(9)])
+        taken = await take(dies, 2)
+        counts.append([(each.task.payload, each.delivery_count) for each in taken])
+        if turn == 1:
+            await dies.ack(await take(dies))
+        _kill(dies)
+    assert counts == [[(7, number), (8, number)] for number in (1, 2, 3)]
+
+
+async def test_what_was_settled_behind_the_checkpoint_is_not_delivered_again(here: Cluster) -> None:
+    here.fake.stream("s")
+    dies = await here.instance(timing=msgspec.structs.replace(QUICK, lock_ttl=0.3, renew=0.05))
+    await dies.put("s", [keyed(number) for number in range(6)])
+    taken = await take(dies, 5)
+    await dies.ack([taken[place] for place in (1, 2, 4)])
+    _kill(dies)
+    lives = await here.instance()
+    again = await take(lives, 3)
+    assert [(each.task.payload, each.delivery_count) for each in again] == [(0, 2), (3, 2), (5, 1)]
+    assert await lives.ack(again) == []
+    numbers = [number for number, _, _ in here.fake.streams["s"]["shardId-000000000000"].records]
+    assert await progress(here) == Progress(numbers[-1])
+
+
+async def test_what_was_given_back_was_not_delivered(here: Cluster) -> None:
+    here.fake.stream("s")
+    dies = await here.instance(timing=msgspec.structs.replace(QUICK, lock_ttl=0.3, renew=0.05))
+    await dies.put("s", [keyed(number) for number in range(3)])
+    taken = await take(dies, 3)
+    await dies.release(taken[1:])
+    _kill(dies)
+    again = await take(await here.instance(), 3)
+    assert [each.delivery_count for each in again] == [2, 1, 1]
+
+
+async def test_a_claim_that_cannot_be_written_takes_nothing(here: Cluster) -> None:
+    here.fake.stream("s")
+    locks = Deaf(here.locks)
+    queue = await here.instance(locks=locks)
+    assert await queue.claim("s", 1, lease=LONG) == []
+    await queue.put("s", [keyed(1)])
+    locks.refuses.add("set_checkpoint")
+    with pytest.raises(QueueUnavailableError, match="shard locks of 's'"):
+        await queue.claim("s", 1, lease=LONG, wait=1)
+    locks.refuses.clear()
+    (only,) = await take(queue)
+    assert only.delivery_count == 1
 
 
 def _kill(queue: KinesisQueue) -> None:

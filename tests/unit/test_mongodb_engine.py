@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,23 @@ from mongodb_server import mongodb_server
 from redis_server import free_port
 from taskloom import QueueUnavailableError, StorageUnavailableError, Task
 from taskloom.errors import ConfigurationError, InvalidTaskError
+from taskloom.flows import FlowStep, FlowStepResult, flow_results, new_flow
 from taskloom.mongodb import (
     MongoDBDatabase,
+    MongoDBFlowBarrier,
     MongoDBQueue,
     MongoDBStorage,
+    asking,
     claims,
     clients,
     queue,
+    rows,
     schema,
     settling,
 )
 from taskloom.mongodb.schema import claimable
 from taskloom.outcomes import Delivery, Ending, Settlement
-from taskloom.task import TaskStatus
+from taskloom.task import FlowJoin, TaskStatus
 from taskloom.urls import parts_from_url
 
 LEASE = 60.0
@@ -94,6 +99,37 @@ async def test_workers_never_get_one_task_twice(
 
         shares = await asyncio.gather(*(work(queue) for queue in queues * 2))
     assert sorted(id for share in shares for id in share) == sorted(each.id for each in made)
+
+
+# Order, and many at a time
+
+
+@pytest.mark.usefixtures("database")
+async def test_those_due_at_one_time_come_as_they_were_added(mongodb_emptied: str) -> None:
+    at = datetime.now(UTC)
+    made = [task(id=f"{(n * 7) % 10}", execute_at=at) for n in range(10)]
+    async with MongoDBQueue.from_url(mongodb_emptied) as queue:
+        await queue.put(QUEUE, made[:5])
+        await queue.put(QUEUE, made[5:])
+        found = await queue.claim(QUEUE, 4, lease=LEASE)
+        found += await queue.claim(QUEUE, 9, lease=LEASE)
+    assert [each.task.id for each in found] == [each.id for each in made]
+
+
+async def test_a_statement_names_a_hundred_ids(
+    database: MongoDBDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_PIECE", 2)
+    storage = MongoDBStorage(database)
+    made = [task(id=f"{n}") for n in range(5)]
+    await storage.add(made)
+    held = await storage.claim_due(9, lease=LEASE)
+    assert [each.task.id for each in held] == ["0", "1", "2", "3", "4"]
+    assert await storage.extend_leases(held, LEASE) == []
+    assert await storage.give_back(held[:3]) == []
+    assert await storage.extend_leases(held, LEASE) == held[:3]
+    assert await storage.mark_executed(held) == held[:3]
+    assert [each.id for each in await storage.get(["4", "0", "x", "2"])] == ["4", "0", "2"]
 
 
 # A settle without transactions
@@ -179,7 +215,7 @@ async def test_a_change_stream_wakes_who_waits_elsewhere(
 
 async def test_a_claim_goes_by_the_index(database: MongoDBDatabase) -> None:
     due = {"queue": QUEUE, **claimable(database.now_micros())}
-    plan = await database.collections.tasks.find(due).sort([("due", 1), ("_id", 1)]).explain()
+    plan = await database.collections.tasks.find(due).sort([("due", 1), ("seq", 1)]).explain()
     assert "'indexName': 'due'" in str(plan["queryPlanner"]["winningPlan"])
 
 
@@ -202,6 +238,43 @@ async def test_a_task_beyond_a_document_is_refused_by_its_field(database: MongoD
     with pytest.raises(InvalidTaskError, match=r"^execution_stats: 16,777"):
         await MongoDBStorage(database).add([task(), large])
     assert await MongoDBStorage(database).counts() == {}
+
+
+@pytest.mark.parametrize("transactions", [True, False])
+async def test_a_join_beyond_a_document_goes_without_its_largest_results(
+    mongodb_emptied: str, transactions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_MOST", 5_000)
+    made = [FlowStep("step", QUEUE, n) for n in range(4)]
+    new, steps = new_flow("f", made, FlowJoin("join", QUEUE), now=datetime.now(UTC))
+    async with MongoDBDatabase.from_url(mongodb_emptied, _transactions=transactions) as database:
+        barrier = MongoDBFlowBarrier(MongoDBStorage(database))
+        await barrier.settle(Settlement(added=tuple(steps), flows=(new,)))
+        held = await barrier.storage.claim_due(9, lease=LEASE)
+        results = ["x" * size for size in (1, 3_000, 1_000, 2_000)]
+        endings = [
+            Ending(
+                each, TaskStatus.EXECUTED, result=result, step=FlowStepResult(n, "success", result)
+            )
+            for n, (each, result) in enumerate(zip(held, results, strict=True))
+        ]
+        settled = await barrier.settle(Settlement(tuple(endings)))
+        assert settled.refused == []
+        (join,) = await barrier.storage.claim_due(9, lease=LEASE)
+    told = [step.result for step in flow_results(join.task).steps]
+    assert told == ["x", {"result_dropped": 3_002}, "x" * 1_000, "x" * 2_000]
+
+
+async def test_it_can_be_opened_again(mongodb_emptied: str) -> None:
+    queue = MongoDBQueue.from_url(mongodb_emptied)
+    await queue.upgrade()
+    async with queue:
+        await queue.put(QUEUE, [task(id="kept")])
+    with pytest.raises(ConfigurationError, match="is not open"):
+        await queue.depth(QUEUE)
+    async with queue:
+        assert await queue.depth(QUEUE) == 1
+        assert (await take(queue)).task.id == "kept"
 
 
 async def test_a_client_that_was_given_stays_open(mongodb_emptied: str) -> None:

@@ -81,9 +81,10 @@ async def _picture(desk: Desk) -> Picture:
 
 async def _carried(desk: Desk, known: Iterable[str]) -> dict[str, int] | None:
     queue = desk.loom.handler.message_queue
-    if queue.storage is desk.loom.handler.storage:
+    fed = queue.fed_from(desk.loom.handler.storage)
+    if fed is not None and not fed:
         return None
-    return {queue_id: await queue.depth(queue_id) for queue_id in known}
+    return {queue_id: await queue.depth(queue_id) for queue_id in (known if fed is None else fed)}
 
 
 def _as_json(picture: Picture) -> dict[str, Any]:

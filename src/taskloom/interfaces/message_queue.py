@@ -69,6 +69,8 @@ class MessageQueue(Opening, ABC):
     features: QueueFeatures = QueueFeatures()
     storage: TaskStorage | None = None
     """The storage that *is* this queue: a task is one record there from birth to end."""
+    beneath: Sequence[Opening] = ()
+    """Parts of its own that must be open while it is: a Loom opens and closes them with it."""
     _clock: Clock = SYSTEM_CLOCK
     """What the times in events are told by."""
     _reporter: QueueReporter | None = None

@@ -8,7 +8,8 @@ from taskloom.clock import Clock
 from taskloom.interfaces.shard_locks import ShardLocks
 from taskloom.kinesis.assignment import share
 from taskloom.kinesis.client import KinesisClient
-from taskloom.kinesis.holding import FINISHED, lock_key
+from taskloom.kinesis.holding import lock_key
+from taskloom.kinesis.progress import FINISHED
 from taskloom.kinesis.shard_map import Shard, ShardMap
 from taskloom.kinesis.timing import Timing
 

@@ -67,6 +67,7 @@ class KinesisClient:
     async def list_shards(self, stream: str) -> ShardMap:
         """All shards that are within the retention, the closed ones too; as many pages as it takes.
 
+        A page's token stands for the stream and is asked for alone; AWS takes it for five minutes.
         Raises `QueueUnavailableError`, also for a stream that does not exist.
         """
         found: list[Any] = []
@@ -79,7 +80,11 @@ class KinesisClient:
         return ShardMap(map(shard_of, found))
 
     async def iterator(self, stream: str, shard_id: str, after: int | None) -> str:
-        """Where to read on `after` a sequence number, or from the oldest record."""
+        """Where to read on `after` a sequence number, or from the oldest record.
+
+        Raises `UnknownPlaceError` for a number that AWS finds wrong: of another shard, of a stream
+        that had this name before, or, as people saw, past the retention.
+        """
         place: dict[str, str] = {"ShardIteratorType": "TRIM_HORIZON"}
         if after is not None:
             place = {
@@ -92,7 +97,11 @@ class KinesisClient:
         return iterator
 
     async def read(self, iterator: str, limit: int) -> Page:
-        """At most `limit` records."""
+        """At most `limit` records; there may be none, and more behind them.
+
+        AWS answers five reads of a shard in a second, to all together, with 2 MiB in a second, and
+        gives no iterator at the end of a closed shard (API Reference, GetRecords; November 2026).
+        """
         async with self._calling() as client:
             answer = await client.get_records(ShardIterator=iterator, Limit=limit)
         behind = (answer.get("MillisBehindLatest") or 0) / 1000

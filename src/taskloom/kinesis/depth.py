@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from taskloom.errors import QueueUnavailableError, StorageUnavailableError
 from taskloom.interfaces.shard_locks import ShardLocks
 from taskloom.kinesis.client import KinesisClient
-from taskloom.kinesis.holding import FINISHED, lock_key
+from taskloom.kinesis.holding import lock_key
+from taskloom.kinesis.progress import FINISHED, read_progress
 
 __all__ = ["count_unread"]
 
@@ -35,13 +36,14 @@ async def _count(client: KinesisClient, locks: ShardLocks, stream: str, shard_id
         raise QueueUnavailableError(f"the shard locks of {stream!r}: {error}") from error
     if checkpoint == FINISHED:
         return 0
-    after = None if checkpoint is None else int(checkpoint)
-    iterator: str | None = await client.iterator(stream, shard_id, after)
+    progress = read_progress(checkpoint)
+    iterator: str | None = await client.iterator(stream, shard_id, progress.mark)
     found = 0
     for _ in range(MOST_READS):
         if iterator is None or found >= MOST:
             break
         page = await client.read(iterator, MOST)
-        found += len(page.records)
+        numbers = [int(each["SequenceNumber"]) for each in page.records]
+        found += sum(not progress.is_done(number) for number in numbers)
         iterator = page.iterator if page.behind else None
     return found

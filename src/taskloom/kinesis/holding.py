@@ -10,15 +10,13 @@ from typing import Self
 from taskloom.clock import Clock
 from taskloom.errors import StorageUnavailableError
 from taskloom.interfaces.shard_locks import ShardLocks
+from taskloom.kinesis.progress import FINISHED, read_progress
 from taskloom.kinesis.timing import Timing
 from taskloom.kinesis.window import Window
 
-__all__ = ["FINISHED", "Holding", "lock_key"]
+__all__ = ["Holding", "lock_key"]
 
 _log = logging.getLogger(__name__)
-
-FINISHED = "SHARD_END"
-"""The checkpoint of a shard of which everything is settled, and to which nothing is added."""
 
 
 def lock_key(stream: str, shard_id: str) -> str:
@@ -42,11 +40,12 @@ class Holding:
         self.is_finished = False
         """The shard's end is its checkpoint."""
         self.on_saved: Callable[[str], None] = lambda checkpoint: None
-        """Called with each checkpoint that was written."""
+        """Called whenever the place up to which all is settled was written, with that place."""
         self._locks, self._key, self._owner = locks, key, owner
         self._timing, self._clock = timing, clock
         self._trusted_until = 0.0
-        self._saved = window.mark
+        self._saved = window.changes
+        self._mark = window.mark
         self._saving = asyncio.Lock()
 
     @classmethod
@@ -63,8 +62,8 @@ class Holding:
         if checkpoint == FINISHED:
             await locks.release_lock(key, owner)
             return None
-        mark = None if checkpoint is None else int(checkpoint)
-        holding = cls(locks, key, owner, Window(stream, shard_id, mark), timing, clock)
+        window = Window(stream, shard_id, read_progress(checkpoint))
+        holding = cls(locks, key, owner, window, timing, clock)
         holding._trust(since)
         return holding
 
@@ -86,28 +85,35 @@ class Holding:
         self._trusted_until = since + self._timing.lock_ttl * (1 - self._timing.margin)
 
     async def save(self) -> bool:
-        """Write the checkpoint, if it has moved. False: refused, the lock is not ours any more.
+        """Write the progress, if there is any. False: refused, the lock is not ours any more.
 
         Calls that come while one is written wait for it, and then find theirs written too.
         """
         async with self._saving:
-            mark = self.window.mark
-            if mark != self._saved:
-                if not await self._write(str(mark)):
+            changes = self.window.changes
+            if changes != self._saved:
+                progress = self.window.progress()
+                if not await self._write(progress.text()):
                     return False
-                self._saved = mark
+                self._saved = changes
+                self._tell(progress.mark)
             if self.is_ended and self.window.is_done and not self.is_finished:
                 self.is_finished = await self._write(FINISHED)
+                if self.is_finished:
+                    self.on_saved(FINISHED)
                 return self.is_finished
             return True
 
     async def _write(self, value: str) -> bool:
         written = await self._locks.set_checkpoint(self._key, value, self._owner)
-        if written:
-            self.on_saved(value)
-        else:
+        if not written:
             self._trusted_until = 0.0
         return written
+
+    def _tell(self, mark: int | None) -> None:
+        if mark != self._mark:
+            self._mark = mark
+            self.on_saved(str(mark))
 
     async def let_go(self) -> None:
         """Save, and unlock for somebody else at once. Without an answer the lock ends by itself."""

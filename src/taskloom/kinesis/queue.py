@@ -31,15 +31,18 @@ class KinesisQueue(MessageQueue):
     """Queues that are streams: a queue's id is the name of its stream, which must exist.
 
     The instances that claim from a stream share its shards through `shard_locks`; each reads its
-    own, from the checkpoint on. A checkpoint passes a record when it and all before it are settled,
-    so what a worker that died had in hand, and what it had settled behind that, is delivered again.
-    A stream cannot delay: what is due later, retries too, waits in the storage.
+    own, from the checkpoint on. A checkpoint passes a record when it and all before it are settled;
+    with it is kept what is settled behind that (of very much, the oldest), so that others deliver
+    again only what a worker that died had in hand. A stream cannot delay: what is due later,
+    retries too, waits in the storage.
 
     Records of one partition key are delivered in the order they were put, the next when the one
     before is settled, also where shards are split and merged. The key is the task's, else that of
     `default_partition_key`, else the task's type; the latter only says to which shard it goes.
 
-    `delivery_count` counts for as long as one instance holds a shard: another starts at 1 again.
+    `delivery_count` is kept there as well, and written before a claim returns: one write for each
+    shard of a claim. It counts the claims of a record by whoever held its shard, those of processes
+    that died and of leases that ran out; a release takes back what its claim has counted.
 
         async with KinesisQueue(shard_locks=locks, region_name="eu-central-1") as queue:
             handler = TaskHandler(queue, queues, storage, cache)
@@ -67,13 +70,14 @@ class KinesisQueue(MessageQueue):
         self._default_key = default_partition_key
         self._strategy = adaptive_strategy
         self._locks = shard_locks
+        self.beneath = (shard_locks,)
         self._client = KinesisClient(
             session or get_session(), endpoint_url=endpoint_url, region_name=region_name
         )
         self._streams: dict[str, Stream] = {}
 
     async def open(self) -> None:
-        """Make the client. The locks are opened by whoever made them. Safe to repeat."""
+        """Make the client. Safe to repeat. The locks are opened by a Loom, or by you."""
         await self._client.open()
 
     async def close(self) -> None:
@@ -130,16 +134,23 @@ class KinesisQueue(MessageQueue):
         await asyncio.sleep(0)
         await stream.start()
         while True:
-            # From here to the return nothing is awaited, so cancelling cannot lose what was taken.
-            taken = stream.take(limit, lease)
+            taken = await self._take(stream, limit, lease)
             left = deadline - clock.monotonic()
-            if taken:
+            if taken:  # from the taking to here nothing is awaited: cancelling cannot lose it
                 return taken
             if stream.trouble is not None:
                 raise _unavailable(queue_id, stream.trouble)
             if left <= 0:
                 return []
             await stream.news(left)
+
+    async def _take(
+        self, stream: Stream, limit: int, lease: float
+    ) -> list[Delivery | UnreadableRecord]:
+        try:
+            return await stream.take(limit, lease)
+        except StorageUnavailableError as error:
+            raise _unavailable(stream.name, error) from error
 
     async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
         """Lease for `lease` seconds from now, in memory."""
@@ -157,13 +168,10 @@ class KinesisQueue(MessageQueue):
         `QueueUnavailableError` when a checkpoint cannot be written; it is written later.
         """
         ours, lost = self._split(deliveries)
-        settled: dict[Window, list[Delivery | UnreadableRecord]] = {}
         for delivery in ours:
-            window = delivery.receipt.window
-            window.settle(delivery.receipt.item)
-            settled.setdefault(window, []).append(delivery)
+            delivery.receipt.window.settle(delivery.receipt.item)
         self._notice(deliveries)
-        for window, group in settled.items():
+        for window, group in _by_window(ours).items():
             if not await self._save(window):
                 lost += [each for each in group if isinstance(each, Delivery)]
             elif self._strategy is not None:
@@ -177,10 +185,11 @@ class KinesisQueue(MessageQueue):
         delay: float = 0.0,
         tasks: Sequence[Task[Any]] | None = None,
     ) -> list[Delivery]:
-        """Back to their place in the shard, in memory; after `delay`, if the shard is ours then.
+        """Back to their place in the shard; after `delay`, if the shard is ours then.
 
-        `tasks` are put at the stream's end before the old records are settled: a crash between the
-        two delivers both.
+        Raises `QueueUnavailableError` when it cannot be written that these do not count as
+        delivered; it is written later. `tasks` are put at the stream's end before the old records
+        are settled: a crash between the two delivers both.
         """
         if tasks is not None:
             return await self._replace(deliveries, tasks)
@@ -189,6 +198,9 @@ class KinesisQueue(MessageQueue):
         for delivery in ours:
             delivery.receipt.window.give_back(delivery.receipt.item, due)
         self._notice(deliveries)
+        for window, group in _by_window(ours).items():
+            if not await self._save(window):
+                lost += [each for each in group if isinstance(each, Delivery)]
         return lost
 
     async def _replace(
@@ -261,6 +273,15 @@ def _unavailable(queue_id: str, error: Exception) -> Exception:
             f"the shard locks of {queue_id!r}: {str(error) or 'no answer'}"
         )
     return error
+
+
+def _by_window(
+    deliveries: Sequence[Delivery | UnreadableRecord],
+) -> dict[Window, list[Delivery | UnreadableRecord]]:
+    groups: dict[Window, list[Delivery | UnreadableRecord]] = {}
+    for delivery in deliveries:
+        groups.setdefault(delivery.receipt.window, []).append(delivery)
+    return groups
 
 
 def _result(group: Sequence[Delivery | UnreadableRecord]) -> BatchResult:

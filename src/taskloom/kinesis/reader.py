@@ -26,6 +26,10 @@ LARGEST_WINDOW = 10_000
 """Records of a shard in memory: no more is read until the oldest of them are settled."""
 BATCH = 1000
 """Records of one read, without an adaptive strategy."""
+LATE = 20 * 3600.0
+"""Seconds behind the newest record from which the retention, a day at least, may be over."""
+CHECK_EVERY = 60.0
+"""Seconds between two questions whether it is."""
 
 
 class Reader:
@@ -52,6 +56,7 @@ class Reader:
         self._shard_of, self._seen, self._strategy = shard_of, seen, strategy
         self._timing, self._clock, self._on_news = timing, clock, on_news
         self._last = holding.window.mark
+        self._check_at = 0.0
         self._stream, self._shard_id = holding.window.queue_id, holding.window.shard_id
         self._hurry = asyncio.Event()
         self._asking: list[asyncio.Future[None]] = []
@@ -81,6 +86,9 @@ class Reader:
                     if iterator is None:
                         iterator = await self._iterator()
                     page = await self._client.read(iterator, self._batch_size())
+                    if await self._is_past_retention(page):
+                        iterator = None
+                        continue
                 except ExpiredError:
                     iterator = None
                 except ThrottledError:
@@ -119,17 +127,39 @@ class Reader:
         except UnknownPlaceError as error:
             if self._last is None:
                 raise
-            _log.error(
-                "%s of %r: record %d, up to which all is settled, is past the stream's retention; "
-                "what came after it and is as old IS LOST. Going on with the oldest record there "
-                "is (%s). Give the stream a longer retention, or more workers",
-                self._shard_id,
-                self._stream,
-                self._last,
-                error,
-            )
-            self._last = None
+            self._start_again(str(error))
             return await self._client.iterator(self._stream, self._shard_id, None)
+
+    async def _is_past_retention(self, page: Page) -> bool:
+        """Whether the oldest record there is comes after the place where this read began.
+
+        AWS documents no answer for a place past the retention. Seen were `InvalidArgumentException`
+        (harlow/kinesis-consumer#175), empty reads without end that stay a whole retention behind
+        (its #125), and the oldest record without a word (influxdata/telegraf#19508).
+        """
+        now = self._clock.monotonic()
+        if page.behind < LATE or self._last is None or now < self._check_at:
+            return False
+        self._check_at = now + CHECK_EVERY
+        oldest = await self._client.iterator(self._stream, self._shard_id, None)
+        first = await self._client.read(oldest, 1)
+        if not first.records or int(first.records[0]["SequenceNumber"]) <= self._last:
+            return False
+        self._start_again("the oldest record comes after it")
+        return True
+
+    def _start_again(self, reason: str) -> None:
+        _log.error(
+            "%s of %r: record %d, up to which all was read, is past the stream's retention, or of "
+            "a stream that had its name before; what came after it and is as old IS LOST. Going "
+            "on with the oldest record there is (%s). Give the stream a longer retention, or more "
+            "workers",
+            self._shard_id,
+            self._stream,
+            self._last,
+            reason,
+        )
+        self._last = None
 
     def _take(self, page: Page) -> None:
         self.error = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from taskloom.clock import Clock
 from taskloom.errors import StorageUnavailableError, UnavailableError
@@ -15,16 +15,20 @@ from taskloom.interfaces.shard_locks import ShardLocks
 from taskloom.kinesis.balance import Balance
 from taskloom.kinesis.client import KinesisClient
 from taskloom.kinesis.holding import Holding
+from taskloom.kinesis.news import News
 from taskloom.kinesis.reader import Reader
 from taskloom.kinesis.seen import Seen
 from taskloom.kinesis.timing import Timing
 from taskloom.kinesis.window import Window
 from taskloom.outcomes import Delivery, UnreadableRecord
+from taskloom.waiting import within
 
 __all__ = ["Stream", "StreamParts"]
 
 _log = logging.getLogger(__name__)
 
+LOOK_LIMIT = 30.0
+"""Seconds that a look at shards and instances may take."""
 DRAIN_STEP = 0.1
 """Seconds between two looks at a shard that is to be given up, if nothing is heard of it."""
 
@@ -69,12 +73,14 @@ class Stream:
         self._held: dict[str, Held] = {}
         self._seen = Seen()
         self._tokens = count(1)
+        self._asked: dict[str, str] = {}
+        """The owner under which a lock was asked for that nobody has answered for yet."""
         self._loops: tuple[asyncio.Task[None], asyncio.Task[None]] | None = None
         """What watches and what renews, while this instance takes part."""
         self._looked: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._look_now = asyncio.Event()
-        self._bells: set[asyncio.Future[None]] = set()
+        self._news = News()
         self._used_at = 0.0
 
     # Starting and stopping
@@ -136,17 +142,19 @@ class Stream:
                 await _cancelled([renewing])
                 await self._leave()
                 return
-            await _within(self._parts.timing.look, self._look_now.wait())
+            await within(self._look_now.wait(), self._parts.timing.look)
             self._look_now.clear()
 
     def _is_idle(self) -> bool:
         unused = self._parts.clock.monotonic() - self._used_at
-        running = any(each.holding.window.held for each in self._held.values())
-        return unused > self._parts.timing.lock_ttl and not running
+        in_use = self._news.is_awaited or any(
+            each.holding.window.held for each in self._held.values()
+        )
+        return unused > self._parts.timing.lock_ttl and not in_use
 
     async def _look(self) -> None:
         try:
-            async with asyncio.timeout(self._parts.timing.lock_ttl):
+            async with asyncio.timeout(LOOK_LIMIT):
                 await self._save_all()
                 await self._balance.look()
                 await self._give_up_excess()
@@ -163,15 +171,18 @@ class Stream:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._parts.timing.renew)
-            await asyncio.gather(*(self._renew_one(id) for id in list(self._held)))
+            holdings = [(id, held.holding) for id, held in self._held.items()]
+            await asyncio.gather(*(self._renew_one(*each) for each in holdings))
 
-    async def _renew_one(self, shard_id: str) -> None:
-        holding = self._held[shard_id].holding
+    async def _renew_one(self, shard_id: str, holding: Holding) -> None:
+        """Never raises: the other locks, and this one later, must go on being renewed."""
         try:
             async with asyncio.timeout(self._parts.timing.renew):
                 await holding.renew()
         except (UnavailableError, TimeoutError) as error:
             _log.warning("the lock of %s of %r is not renewed: %s", shard_id, self.name, error)
+        except Exception:
+            _log.exception("renewing the lock of %s of %r failed", shard_id, self.name)
         if not holding.is_ours:
             self._lose(shard_id, holding)
 
@@ -220,7 +231,7 @@ class Stream:
     async def _give_up(self, shard_id: str) -> None:
         window = self._held[shard_id].holding.window
         window.gives = False
-        await _within(self._parts.timing.drain, self._drained(shard_id))
+        await within(self._drained(shard_id), self._parts.timing.drain)
         if window.held:
             window.gives = True
             self.ring()
@@ -240,10 +251,12 @@ class Stream:
             if not self._balance.is_short(len(self._held)):
                 return
             parts = self._parts
-            token = f"{parts.instance}#{next(self._tokens)}"
+            # Without an answer the lock may be ours all the same: it is asked for again as it was.
+            token = self._asked.setdefault(shard_id, f"{parts.instance}#{next(self._tokens)}")
             holding = await Holding.acquire(
                 parts.locks, self.name, shard_id, token, parts.timing, parts.clock
             )
+            del self._asked[shard_id]
             if holding is not None:
                 self._hold(shard_id, holding)
 
@@ -271,8 +284,25 @@ class Stream:
 
     # Claims and what follows
 
-    def take(self, limit: int, lease: float) -> list[Delivery | UnreadableRecord]:
-        """Lease up to `limit` records of the shards held, a like part of each."""
+    async def take(self, limit: int, lease: float) -> list[Delivery | UnreadableRecord]:
+        """Lease up to `limit` records of the shards held, a like part of each.
+
+        That they are delivered is written first. Cancelled, or if that fails, nothing was taken.
+        """
+        taken = self._take(limit, lease)
+        windows = list({each.receipt.window for each in taken})
+        try:
+            saved = await asyncio.gather(*map(self.save, windows))
+        except BaseException:
+            for each in taken:
+                if each.receipt.is_current():
+                    each.receipt.window.give_back(each.receipt.item, 0.0)
+            self.ring()
+            raise
+        ours = {window for window, is_ours in zip(windows, saved, strict=True) if is_ours}
+        return [each for each in taken if each.receipt.window in ours]
+
+    def _take(self, limit: int, lease: float) -> list[Delivery | UnreadableRecord]:
         self._used_at = now = self._parts.clock.monotonic()
         taken: list[Delivery | UnreadableRecord] = []
         held = [each for each in self._held.values() if each.holding.is_ours]
@@ -300,22 +330,11 @@ class Stream:
         """Wait until there may be something to take, at most so long."""
         now = self._parts.clock.monotonic()
         pauses = [each.holding.window.pause(now) for each in self._held.values()]
-        bell = asyncio.get_running_loop().create_future()
-        self._bells.add(bell)
-        try:
-            async with asyncio.timeout(min([longest, *pauses])):
-                await bell
-        except TimeoutError:
-            pass
-        finally:
-            self._bells.discard(bell)
+        await self._news.wait(min([longest, *pauses]))
 
     def ring(self) -> None:
         """Wake everyone who waits."""
-        while self._bells:
-            bell = self._bells.pop()
-            if not bell.done():
-                bell.set_result(None)
+        self._news.tell()
 
     def touch(self) -> None:
         """Somebody works on what was claimed."""
@@ -335,7 +354,7 @@ class Stream:
         return True
 
     async def save(self, window: Window) -> bool:
-        """Move the checkpoint. False: the shard is not ours any more."""
+        """Write how far the shard is. False: it is not ours any more."""
         if not self.holds(window):
             return False
         holding = self._held[window.shard_id].holding
@@ -356,15 +375,6 @@ class Stream:
         now = self._parts.clock.monotonic()
         waiting = sum(each.holding.window.waiting(now) for each in self._held.values())
         return waiting, self._balance.unread(self._held)
-
-
-async def _within(limit: float, wait: Awaitable[Any]) -> None:
-    """`wait` at most so long."""
-    try:
-        async with asyncio.timeout(limit):
-            await wait
-    except TimeoutError:
-        pass
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:

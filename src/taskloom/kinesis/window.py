@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from taskloom.kinesis.progress import Progress
 from taskloom.kinesis.records import Record, read_task
 from taskloom.outcomes import Delivery, UnreadableRecord
 
 __all__ = ["Item", "Receipt", "Window"]
+
+NOTHING = Progress()
 
 
 class Item(Struct, eq=False, gc=False):
@@ -47,14 +50,17 @@ class Window:
     """Records in the order they were read. Times are monotonic seconds; nothing here waits.
 
     Records of one line (those of a key, else of an id) are delivered one after the other: the next
-    when the one before is settled. `mark` is the last number up to which all are settled: what the
-    checkpoint may be. `deliveries` of an item count since this window was made.
+    when the one before is settled. It goes on from the `progress` of those who held the shard
+    before: what they had settled is settled here, and what they had delivered counts.
     """
 
-    def __init__(self, queue_id: str, shard_id: str, mark: int | None) -> None:
+    def __init__(self, queue_id: str, shard_id: str, progress: Progress = NOTHING) -> None:
         self.queue_id = queue_id
         self.shard_id = shard_id
-        self.mark = mark
+        self.mark = progress.mark
+        """The last number up to which all are settled."""
+        self.changes = 0
+        """Grows whenever `progress` does."""
         self.is_open = True
         """Whether receipts still count: the shard is ours."""
         self.gives = True
@@ -63,6 +69,11 @@ class Window:
         """How many are with a worker."""
         self.lapsed = 0
         """How many leases ran out, ever."""
+        self._before = progress
+        self._last = -1 if progress.mark is None else progress.mark
+        named = [last for _, last in progress.done]
+        self._reach = max([self._last, *named, *progress.tries])
+        """No record with a higher number was ever delivered."""
         self._order: deque[Item] = deque()
         self._lines: dict[str, deque[Item]] = {}
         self._ready: list[tuple[int, Item]] = []
@@ -80,9 +91,12 @@ class Window:
 
     def add(self, record: Record, *, settled: bool = False) -> None:
         """Take a record that follows those taken before; `settled`: it needs no delivery."""
-        item = Item(record, settled=settled)
+        before, number = self._before, record.number
+        item = Item(record, settled=settled or before.is_done(number))
+        item.deliveries = before.tries.get(number, 0)
+        self._last = number
         self._order.append(item)
-        if settled:
+        if item.settled:
             self._advance()
             return
         line = self._lines.setdefault(record.line, deque())
@@ -98,6 +112,8 @@ class Window:
             _, item = heapq.heappop(self._ready)
             item.epoch += 1
             item.deliveries += 1
+            self.changes += 1
+            self._reach = max(self._reach, item.number)
             self.held += 1
             self._hold(item, now + lease)
             taken.append(self._delivery(item))
@@ -145,12 +161,32 @@ class Window:
 
     def _let_go(self, item: Item) -> None:
         item.lease = 0.0
+        self.changes += 1
         self.held -= 1
 
     def _advance(self) -> None:
         order = self._order
         while order and order[0].settled:
             self.mark = order.popleft().number
+            self.changes += 1
+
+    def progress(self) -> Progress:
+        """What whoever holds the shard next is to know."""
+        done: list[tuple[int, int]] = []
+        tries: dict[int, int] = {}
+        follows = False
+        for item in self._order:
+            if item.number > self._reach:
+                break
+            if item.settled:
+                done.append((done.pop()[0] if follows else item.number, item.number))
+            elif item.deliveries:
+                tries[item.number] = item.deliveries
+            follows = item.settled
+        before = self._before
+        done += [each for each in before.done if each[1] > self._last]
+        tries |= {number: n for number, n in before.tries.items() if number > self._last}
+        return Progress(self.mark, tuple(done), tries)
 
     def ripen(self, now: float) -> None:
         """What has become due waits in line again, and so does what its holder has lost."""

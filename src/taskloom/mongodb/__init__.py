@@ -12,6 +12,7 @@ from taskloom.mongodb.database import MongoDBDatabase
 from taskloom.mongodb.entity_projections import MongoDBProjections
 from taskloom.mongodb.flow_barrier import MongoDBFlowBarrier
 from taskloom.mongodb.queue import MongoDBQueue
+from taskloom.mongodb.shard_locks import MongoRedisShardLocks
 from taskloom.mongodb.storage import MongoDBStorage
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "MongoDBProjections",
     "MongoDBQueue",
     "MongoDBStorage",
+    "MongoRedisShardLocks",
 ]

@@ -21,7 +21,7 @@ from taskloom.interfaces import (
 from taskloom.mongodb import changing
 from taskloom.mongodb.database import MongoDBDatabase, database_of
 from taskloom.mongodb.rows import Document, entity_name, micros, moment, read_task
-from taskloom.mongodb.schema import EVER, claimable
+from taskloom.mongodb.schema import EVER, Collections, claimable
 from taskloom.task import EntityRef, Task, TaskStatus
 
 __all__ = ["MongoDBArchive", "dead_document"]
@@ -37,7 +37,11 @@ class MongoDBArchive(TaskArchive):
 
     def __init__(self, source: AsyncDatabase[Any] | MongoDBDatabase) -> None:
         self.database = database_of(source)
-        self.kept = self.database.collections
+
+    @property
+    def kept(self) -> Collections:
+        """The collections, for as long as the database is open."""
+        return self.database.collections
 
     async def update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Set fields. Another status ends the lease on the task, anything else leaves it.

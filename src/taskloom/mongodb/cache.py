@@ -22,6 +22,7 @@ from taskloom.interfaces import Cache
 from taskloom.mongodb.database import MongoDBDatabase, database_of
 from taskloom.mongodb.faults import is_known
 from taskloom.mongodb.rows import Document, moment
+from taskloom.mongodb.schema import Collection
 
 __all__ = ["MongoDBCache"]
 
@@ -40,7 +41,10 @@ class MongoDBCache(Cache):
 
     def __init__(self, source: AsyncDatabase[Any] | MongoDBDatabase) -> None:
         self.database = database_of(source)
-        self._entries = self.database.collections.cache
+
+    @property
+    def _entries(self) -> Collection:
+        return self.database.collections.cache
 
     @classmethod
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:

@@ -18,8 +18,9 @@ from pymongo.errors import BulkWriteError
 
 from taskloom.codec import to_builtins
 from taskloom.identity import new_id
+from taskloom.mongodb.asking import by_ids
 from taskloom.mongodb.faults import is_known
-from taskloom.mongodb.rows import Document, document, read_task
+from taskloom.mongodb.rows import Document, document, kept_always, read_task
 from taskloom.mongodb.schema import Collection
 from taskloom.mongodb.transacting import Writing
 from taskloom.task import Task, TaskStatus
@@ -81,7 +82,7 @@ async def _insert_unknown(at: Writing, kept: Collection, by_id: Mapping[str, Doc
 
 def over(new: Document, mark: str, *, epoch: int) -> Document:
     """The update that puts a new document in place of one, whose making is not undone."""
-    fixed = ("_id", "created", "rev", "epoch")
+    fixed = ("_id", "created", "seq", "rev", "epoch")
     values = {name: value for name, value in new.items() if name not in fixed}
     return {
         "$set": {**values, "epoch": epoch, "mark": mark},
@@ -113,8 +114,8 @@ async def write_marked(
         written = 0
     if written == len(ids):
         return None
-    found = kept.find({"_id": {"$in": list(ids)}, "mark": mark}, {"epoch": 1}, session=at.session)
-    return {(each["_id"], each.get("epoch", 0)) async for each in found}
+    found = await by_ids(at, kept, ids, {"epoch": 1}, mark=mark)
+    return {(each["_id"], each.get("epoch", 0)) for each in found}
 
 
 async def rewrite(at: Writing, kept: Collection, ids: Sequence[str], think: Thought) -> set[str]:
@@ -125,10 +126,7 @@ async def rewrite(at: Writing, kept: Collection, ids: Sequence[str], think: Thou
     left, written = list(dict.fromkeys(ids)), set[str]()
     while left:
         mark = new_id()
-        found = {
-            each["_id"]: each
-            async for each in kept.find({"_id": {"$in": left}}, session=at.session)
-        }
+        found = {each["_id"]: each for each in await by_ids(at, kept, left)}
         thought = {id: think(id, found.get(id)) for id in left}
         wanted = {id: new for id, new in thought.items() if new is not None}
         steps = [_placed(found.get(id), {**new, "mark": mark}) for id, new in wanted.items()]
@@ -160,7 +158,7 @@ def changed_document(old: Document, task: Task[Any]) -> Document:
         new["was_due"] = old["was_due"]
     return {
         **new,
-        "created": old["created"],
+        **kept_always(old),
         "epoch": old["epoch"] + moves,
         "deliveries": old["deliveries"],
     }
@@ -220,7 +218,7 @@ async def revive(at: Writing, kept: Collection, rows: Sequence[Document]) -> lis
     def alive(id: str, old: Document | None) -> Document | None:
         if old is None or not old["body"] or not TaskStatus(old["status"]).terminal:
             return None
-        return {**given[id], "created": old["created"], "epoch": old["epoch"] + 1}
+        return {**given[id], **kept_always(old), "epoch": old["epoch"] + 1}
 
     return _missing(list(given), await rewrite(at, kept, list(given), alive))
 

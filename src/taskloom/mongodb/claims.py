@@ -15,6 +15,7 @@ from msgspec.structs import force_setattr
 from pymongo import UpdateMany, UpdateOne
 
 from taskloom.identity import new_id
+from taskloom.mongodb.asking import by_ids, pieces
 from taskloom.mongodb.changing import Step, over, write_marked
 from taskloom.mongodb.rows import Document, NotATaskError, body_of, decode_task, document
 from taskloom.mongodb.schema import EVER, Collection, claimable
@@ -59,9 +60,9 @@ async def claim(
     """
     due = {"queue": queue_id, **claimable(now)}
     while limit > 0:
-        found = tasks.find(due, {"_id": 1}).sort([("due", 1), ("_id", 1)]).limit(limit)
+        found = tasks.find(due, {"_id": 1}).sort([("due", 1), ("seq", 1)]).limit(limit)
         ids = [each["_id"] async for each in found]
-        taken = await _lease(tasks, {"_id": {"$in": ids}, **due}, now, until) if ids else []
+        taken = await _lease(tasks, ids, due, now, until)
         if taken or not ids:
             return taken
     return []
@@ -74,28 +75,32 @@ async def claim_any(tasks: Collection, limit: int, now: int, until: int) -> list
     found: list[Document] = []
     for queue_id in await tasks.distinct("queue", claimable(now)):
         due = {"queue": queue_id, **claimable(now)}
-        first = tasks.find(due, {"due": 1}).sort([("due", 1), ("_id", 1)]).limit(limit)
+        first = tasks.find(due, {"due": 1, "seq": 1}).sort([("due", 1), ("seq", 1)]).limit(limit)
         found += [each async for each in first]
-    found.sort(key=lambda each: (each["due"], each["_id"]))
+    found.sort(key=lambda each: (each["due"], each["seq"]))
     ids = [each["_id"] for each in found[:limit]]
-    return await _lease(tasks, {"_id": {"$in": ids}, **claimable(now)}, now, until) if ids else []
+    return await _lease(tasks, ids, claimable(now), now, until)
 
 
 async def take_over(
     tasks: Collection, ids: Sequence[str], now: int, until: int
 ) -> dict[str, Document]:
     """Lease tasks by id until `until`, whoever held them; those that have not ended."""
-    given = {"_id": {"$in": list(ids)}, "status": {"$nin": _ENDED}}
-    return {each["_id"]: each for each in await _lease(tasks, given, now, until)}
+    alive = {"status": {"$nin": _ENDED}}
+    return {each["_id"]: each for each in await _lease(tasks, ids, alive, now, until)}
 
 
-async def _lease(tasks: Collection, which: Document, now: int, until: int) -> list[Document]:
+async def _lease(
+    tasks: Collection, ids: Sequence[str], which: Document, now: int, until: int
+) -> list[Document]:
+    """Lease those of `ids` of which `which` is true still."""
     mark = new_id()
-    answer = await tasks.update_many(which, _leased(mark, now, until))
-    if not answer.matched_count:
-        return []
-    taken = await tasks.find({"_id": which["_id"], "mark": mark}).to_list()
-    return sorted(taken, key=lambda each: (each["was_due"], each["_id"]))
+    leased, taken = _leased(mark, now, until), 0
+    for piece in pieces(ids):
+        answer = await tasks.update_many({"_id": {"$in": piece}, **which}, leased)
+        taken += answer.matched_count
+    found = await by_ids(Writing(), tasks, ids, mark=mark) if taken else []
+    return sorted(found, key=lambda each: (each["was_due"], each["seq"]))
 
 
 def _leased(mark: str, now: int, until: int) -> list[Document]:
@@ -141,7 +146,7 @@ def _record(found: Mapping[str, Any], at: datetime) -> Delivery | UnreadableReco
 async def next_due(tasks: Collection, queue_id: str) -> int | None:
     """When the queue's first task may be claimed; None if there is none."""
     waiting = {"queue": queue_id, **claimable()}
-    first = await tasks.find_one(waiting, {"due": 1}, sort=[("due", 1), ("_id", 1)])
+    first = await tasks.find_one(waiting, {"due": 1}, sort=[("due", 1), ("seq", 1)])
     return None if first is None else int(first["due"])
 
 
@@ -170,8 +175,9 @@ async def _change(
     for id, epoch in dict.fromkeys(keys):
         by_epoch.setdefault(epoch, []).append(id)
     steps: list[Step] = [
-        UpdateMany({"_id": {"$in": ids}, "epoch": epoch, **_HELD}, marked)
+        UpdateMany({"_id": {"$in": piece}, "epoch": epoch, **_HELD}, marked)
         for epoch, ids in by_epoch.items()
+        for piece in pieces(ids)
     ]
     done = await write_marked(Writing(), tasks, steps, _ids(keys), mark)
     if done is None:

@@ -57,18 +57,17 @@ class MongoDBDatabase(Opening):
         prefix: str = "taskloom_",
         clock: Clock = SYSTEM_CLOCK,
         place: str = "MongoDB",
-        owned: bool = False,
+        _url: str | None = None,
         _transactions: bool = True,
     ) -> None:
         self.clock = clock
         self.place = place
-        self.collections = Collections.within(source, prefix)
         self.follows_server = isinstance(clock, SystemClock)
         """Whether the server's time is the one that counts here."""
         self.has_transactions = False
-        self._client = source.client
         self._may_use_transactions = _transactions
-        self._owned = owned
+        self._url = _url
+        self._prefix = prefix
         self._ahead = timedelta(0)
         self._is_open = False
         self._holders: set[int] = set()
@@ -76,7 +75,7 @@ class MongoDBDatabase(Opening):
         self._aside: set[asyncio.Task[Any]] = set()
         self._clock_watch: asyncio.Task[None] | None = None
         self.wakeups = Wakeups()
-        self._listener = Listener(self.collections.tasks, self.wakeups.hear, place)
+        self._use(source)
 
     @classmethod
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK, _transactions: bool = True) -> Self:
@@ -85,9 +84,14 @@ class MongoDBDatabase(Opening):
             database_from_url(url),
             clock=clock,
             place=redacted(url),
-            owned=True,
+            _url=url,
             _transactions=_transactions,
         )
+
+    def _use(self, source: AsyncDatabase[Any]) -> None:
+        self._client = source.client
+        self.collections = Collections.within(source, self._prefix)
+        self._listener = Listener(self.collections.tasks, self.wakeups.hear, self.place)
 
     def __repr__(self) -> str:
         return f"MongoDBDatabase({self.place!r})"
@@ -161,8 +165,10 @@ class MongoDBDatabase(Opening):
             self._clock_watch.cancel()
             await asyncio.wait([self._clock_watch])
             self._clock_watch = None
-        if self._owned:
+        if self._url is not None:
             await self._client.close()
+            # One that was closed stays so: who opens this again needs another.
+            self._use(database_from_url(self._url))
 
     # The time
 
@@ -188,15 +194,17 @@ class MongoDBDatabase(Opening):
 
     # Running
 
-    async def write(self, work: Callable[[Writing], Awaitable[T]]) -> T:
+    async def write(
+        self, work: Callable[[Writing], Awaitable[T]], *, attempts: int | None = None
+    ) -> T:
         """`work` as one transaction where there are any, else step by step.
 
         Raises `StorageUnavailableError`; repeating it is safe. It may be run again where another
-        transaction got in the way: it changes nothing but the database.
+        transaction got in the way, `attempts` times: it changes nothing but the database.
         """
         with self.calling():
             if self.has_transactions:
-                return await in_transaction(self._client, work)
+                return await in_transaction(self._client, work, attempts)
             return await work(Writing())
 
     async def write_at_once(self, work: Callable[[Writing], Awaitable[T]]) -> T:

@@ -8,6 +8,7 @@ from typing import Self
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.interfaces import EntityProjections
 from taskloom.mongodb import projections
+from taskloom.mongodb.schema import Collection
 from taskloom.mongodb.storage import MongoDBStorage
 from taskloom.projections import EntityTaskProjection
 from taskloom.task import EntityRef
@@ -26,7 +27,10 @@ class MongoDBProjections(EntityProjections):
     def __init__(self, storage: MongoDBStorage) -> None:
         self.storage: MongoDBStorage = storage
         self._database = storage.database
-        self._rows = storage.database.collections.projections
+
+    @property
+    def _rows(self) -> Collection:
+        return self._database.collections.projections
 
     @classmethod
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:

@@ -19,7 +19,7 @@ from pymongo.errors import (
 
 from taskloom.errors import ConfigurationError, InvalidTaskError, StorageUnavailableError
 
-__all__ = ["is_conflict", "is_known", "translated"]
+__all__ = ["InTheWayError", "is_conflict", "is_known", "translated"]
 
 _DUPLICATE = 11000
 """The code of an insert whose `_id` is there."""
@@ -61,6 +61,10 @@ _UNAVAILABLE = {
 """By the code of the answer, what may pass."""
 
 
+class InTheWayError(StorageUnavailableError):
+    """Another transaction holds a record, again and again."""
+
+
 @contextmanager
 def translated(place: str) -> Iterator[None]:
     """Raise `StorageUnavailableError` for what may pass: connections, time-outs, elections.
@@ -86,7 +90,8 @@ def translated(place: str) -> Iterator[None]:
         reason = _UNAVAILABLE.get(error.code or 0, "")
         if not reason:
             raise
-        raise StorageUnavailableError(f"{place}: {reason}") from error
+        kind = InTheWayError if error.code == _WRITE_CONFLICT else StorageUnavailableError
+        raise kind(f"{place}: {reason}") from error
 
 
 def is_conflict(error: PyMongoError) -> bool:

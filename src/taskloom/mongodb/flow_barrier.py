@@ -10,9 +10,11 @@ from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.flows import FlowStepResult
 from taskloom.interfaces import BarrierState, FlowBarrier, FlowRecord, FlowSettled
 from taskloom.mongodb import flow_settling, flows
+from taskloom.mongodb.apart import settle_apart
 from taskloom.mongodb.changing import insert_new
 from taskloom.mongodb.flows import Flow, Said
 from taskloom.mongodb.rows import micros, moment
+from taskloom.mongodb.schema import Collections
 from taskloom.mongodb.storage import MongoDBStorage, prepared
 from taskloom.mongodb.transacting import Writing
 from taskloom.outcomes import Settlement
@@ -34,7 +36,10 @@ class MongoDBFlowBarrier(FlowBarrier):
     def __init__(self, storage: MongoDBStorage) -> None:
         self.storage: MongoDBStorage = storage
         self._database = storage.database
-        self._kept = storage.database.collections
+
+    @property
+    def _kept(self) -> Collections:
+        return self._database.collections
 
     @classmethod
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:
@@ -111,13 +116,20 @@ class MongoDBFlowBarrier(FlowBarrier):
     async def settle(self, plan: Settlement) -> FlowSettled:
         """`plan`, its flows and its steps: in one transaction, or each step before the endings.
 
+        Where somebody else holds a record of it, each ending with what follows is by itself.
+
         A repeated settle writes nothing and has no news. A `ready` flow among `plan.flows` is
         handed over, too.
         """
+        answers = await settle_apart(plan, self._settle)
+        refused = [id for each in answers for id in each.refused]
+        return FlowSettled(refused, [news for each in answers for news in each.news])
+
+    async def _settle(self, plan: Settlement, attempts: int | None) -> FlowSettled:
         now = self._database.now()
         rows = await prepared(plan, now)
         settled = await self._database.write(
-            lambda at: flow_settling.settle(at, self._kept, plan, rows, now)
+            lambda at: flow_settling.settle(at, self._kept, plan, rows, now), attempts=attempts
         )
         joins = {each.join.queue_id for each in settled.news}
         waiting = {row["queue"] for row in rows.waiting() if "due" in row}

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from taskloom.flows import FlowStepResult, NewFlow, join_task, step_id
 from taskloom.interfaces import FlowNews, FlowSettled
 from taskloom.mongodb import changing, flows, projections, settling
+from taskloom.mongodb.asking import by_ids
 from taskloom.mongodb.changing import insert_new
 from taskloom.mongodb.flows import Flow, Said
 from taskloom.mongodb.rows import document, micros, read_task
@@ -92,8 +93,7 @@ async def _say_cancelled(
     """
     if not ids:
         return
-    cancelled = {"_id": {"$in": list(ids)}, "status": TaskStatus.CANCELLED.value}
-    async for each in tasks.find(cancelled, session=at.session):
+    for each in await by_ids(at, tasks, ids, status=TaskStatus.CANCELLED.value):
         task = read_task(each)
         meta = task.metadata.flow
         if meta is not None and not (meta.is_join or meta.is_timeout):

@@ -17,6 +17,7 @@ from pymongo import ReturnDocument
 from taskloom.codec import decode, encode
 from taskloom.flows import FlowEnd, FlowStepResult, NewFlow
 from taskloom.interfaces import BarrierState, FlowRecord
+from taskloom.mongodb.asking import by_ids
 from taskloom.mongodb.changing import insert_new
 from taskloom.mongodb.rows import Document, moment
 from taskloom.mongodb.schema import EVER, Collection, Collections
@@ -122,8 +123,8 @@ def new_document(flow_id: str, total: int, join: Task[Any] | None, now: int) -> 
 
 async def fetch(at: Writing, flows: Collection, flow_ids: Iterable[str]) -> dict[str, Flow]:
     """The flows that are known, by id."""
-    found = flows.find({"_id": {"$in": list(flow_ids)}}, _WITHOUT_MARKS, session=at.session)
-    return {each["_id"]: Flow.read(each) async for each in found}
+    found = await by_ids(at, flows, flow_ids, _WITHOUT_MARKS)
+    return {each["_id"]: Flow.read(each) for each in found}
 
 
 async def record(
@@ -170,14 +171,9 @@ async def _keep(
     """Keep results; of each index the first stays. Their marks, 1 for those that failed."""
     new = {_step_id(flow_id, index): _step(flow_id, step) for index, step in first.items()}
     made = await insert_new(at, steps, list(new.values()))
-    known = steps.find(
-        {"_id": {"$in": [id for id in new if id not in made]}},
-        {"index": 1, "status": 1},
-        session=at.session,
-    )
     rows = [new[id] for id in made]
-    if len(made) < len(new):
-        rows += [each async for each in known]
+    others = [id for id in new if id not in made]
+    rows += await by_ids(at, steps, others, {"index": 1, "status": 1})
     return {str(row["index"]): int(row["status"] == "fail") for row in rows}
 
 
@@ -243,16 +239,12 @@ async def read_steps(
 ) -> dict[str, list[FlowStepResult]]:
     """What counted of each flow, ordered by index."""
     steps: dict[str, list[FlowStepResult]] = {flow_id: [] for flow_id in flow_ids}
-    asked = {"_id": {"$in": list(flow_ids)}}
-    marked = {
-        each["_id"]: each["marks"].keys()
-        async for each in kept.flows.find(asked, {"marks": 1}, session=at.session)
-    }
-    found = kept.flow_steps.find({"flow": {"$in": list(marked)}}, session=at.session)
-    async for each in found.sort([("flow", 1), ("index", 1)]):
+    for flow in await by_ids(at, kept.flows, flow_ids, {"marks": 1}):
+        found = kept.flow_steps.find({"flow": flow["_id"]}, session=at.session).sort("index", 1)
         # One that was kept when the flow had ended has no mark.
-        if str(each["index"]) in marked[each["flow"]]:
-            steps[each["flow"]].append(_read_step(each))
+        steps[flow["_id"]] = [
+            _read_step(each) async for each in found if str(each["index"]) in flow["marks"]
+        ]
     return steps
 
 

@@ -19,7 +19,7 @@ __all__ = ["Listener"]
 logger = logging.getLogger("taskloom.mongodb")
 
 _AGAIN_AFTER = 1.0
-_STOP_WITHIN = 0.5
+_STOP_WITHIN, _STOP_ATTEMPTS = 0.5, 10
 _WAIT_MS = 1_000
 """How long the server keeps a question open that it has no answer to."""
 
@@ -59,10 +59,14 @@ class Listener:
     async def stop(self) -> None:
         """Listen no more. Safe to repeat."""
         listening, self._listening = self._listening, None
-        while listening is not None and not listening.done():
+        if listening is None:
+            return
+        for _ in range(_STOP_ATTEMPTS):
             # Once may not do: closing a stream asks the server, and that waits for an answer.
             listening.cancel()
             await asyncio.wait([listening], timeout=_STOP_WITHIN)
+            if listening.done():
+                return
 
     async def _listen_always(self) -> None:
         while True:

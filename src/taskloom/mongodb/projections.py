@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from taskloom.codec import decode, encode
+from taskloom.mongodb.asking import by_ids
 from taskloom.mongodb.changing import rewrite
 from taskloom.mongodb.rows import Document, entity_name, micros, moment
 from taskloom.mongodb.schema import Collection
@@ -66,8 +67,7 @@ def _document(entry: EntityTaskProjection) -> Document:
 
 async def fetch(kept: Collection, ids: Sequence[str]) -> dict[str, EntityTaskProjection]:
     """The rows that exist, by task id."""
-    found = kept.find({"_id": {"$in": list(ids)}})
-    return {each["_id"]: _read(each) async for each in found}
+    return {each["_id"]: _read(each) for each in await by_ids(Writing(), kept, ids)}
 
 
 async def of_entity(kept: Collection, entity: EntityRef, limit: int) -> list[EntityTaskProjection]:

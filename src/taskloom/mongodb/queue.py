@@ -40,6 +40,7 @@ class MongoDBQueue(MessageQueue):
     def __init__(self, storage: MongoDBStorage) -> None:
         self.storage: MongoDBStorage = storage
         self._database = storage.database
+        self._clock = storage.database.clock
         self._idle: set[str] = set()
 
     @classmethod

@@ -1,14 +1,15 @@
 """Between tasks and documents.
 
 A document has `_id`, `queue`, `type`, `status`, `created`, `updated`, `body` (the task as JSON
-bytes: whatever its keys are, MongoDB never sees them), `epoch`, `deliveries`, and where there is
-one `due`, `was_due`, `started`, `expires`, `entity`, `stats`, `result`. `rev` grows with each
-write, `mark` names the last of those that must know what they wrote. Times are microseconds since
-1970: MongoDB's own have milliseconds.
+bytes: whatever its keys are, MongoDB never sees them), `epoch`, `deliveries`, `seq` (the order in
+which those come that are due at one time), and where there is one `due`, `was_due`, `started`,
+`expires`, `entity`, `stats`, `result`. `rev` grows with each write, `mark` names the last of those
+that must know what they wrote. Times are microseconds since 1970: MongoDB's own have milliseconds.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -20,6 +21,7 @@ from msgspec.structs import force_setattr
 
 from taskloom.codec import decode, encode, encode_checked
 from taskloom.errors import InvalidTaskError
+from taskloom.mongodb.joins import fitting
 from taskloom.task import EntityRef, Task, TaskStatus
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "document",
     "documents",
     "entity_name",
+    "kept_always",
     "micros",
     "moment",
     "read_task",
@@ -63,6 +66,16 @@ def documents(tasks: Sequence[Task[Any]]) -> list[Document]:
     return [document(task) for task in tasks]
 
 
+_last_seq = 0
+
+
+def _next_seq() -> int:
+    """Later than any before in this process, and by the clock than those of others."""
+    global _last_seq
+    _last_seq = max(_last_seq + 1, time.time_ns())
+    return _last_seq
+
+
 def document(task: Task[Any], *, due: int | UnsetType | None = UNSET) -> Document:
     """One task as a new document.
 
@@ -86,8 +99,14 @@ def document(task: Task[Any], *, due: int | UnsetType | None = UNSET) -> Documen
         "epoch": 0,
         "deliveries": 0,
         "rev": 0,
+        "seq": _next_seq(),
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def kept_always(old: Document) -> Document:
+    """What stays of a document whatever is put in its place."""
+    return {name: old[name] for name in ("created", "seq") if name in old}
 
 
 def entity_name(entity: EntityRef) -> str:
@@ -112,6 +131,9 @@ def _body(task: Task[Any]) -> bytes:
             encode_checked(getattr(task, field), field)
         raise
     if len(body) > _MOST:
+        join = fitting(task, len(body) - _MOST)
+        if join is not None and len(body := encode(join)) <= _MOST:
+            return body
         field, size = max(_sizes(task).items(), key=lambda each: each[1])
         raise InvalidTaskError(
             f"{field}: {size:,} bytes as JSON, in a task of {len(body):,}; a document of MongoDB "

@@ -44,7 +44,7 @@ _INDEXES = {
     "tasks": [
         # What is due, in order. Without the rows that have ended: those are in no backlog.
         IndexModel(
-            [("queue", ASCENDING), ("due", ASCENDING), ("_id", ASCENDING)],
+            [("queue", ASCENDING), ("due", ASCENDING), ("seq", ASCENDING)],
             name="due",
             partialFilterExpression=_there("due"),
         ),
@@ -86,6 +86,7 @@ class Collections(NamedTuple):
     flow_steps: Collection
     projections: Collection
     cache: Collection
+    shards: Collection
 
     @classmethod
     def within(cls, database: AsyncDatabase[Any], prefix: str) -> Collections:

@@ -18,9 +18,10 @@ from pymongo import UpdateMany, UpdateOne
 from taskloom.codec import encode
 from taskloom.identity import new_id
 from taskloom.mongodb import changing, projections
+from taskloom.mongodb.asking import by_ids, pieces
 from taskloom.mongodb.changing import Step, insert_new, over, rewrite, write_marked
 from taskloom.mongodb.claims import Key
-from taskloom.mongodb.rows import Document, document, documents, micros
+from taskloom.mongodb.rows import Document, document, documents, kept_always, micros
 from taskloom.mongodb.schema import Collection, Collections
 from taskloom.mongodb.transacting import Writing
 from taskloom.outcomes import Ending, Settlement
@@ -151,11 +152,9 @@ async def lost(at: Writing, tasks: Collection, rows: Sequence[EndRow]) -> set[Ke
 
     One that was settled so before, by a call whose answer got lost, is not among them.
     """
-    asked = {"_id": {"$in": [row.id for row in rows]}}
-    known = {
-        each["_id"]: (each["epoch"], each["status"])
-        async for each in tasks.find(asked, {"epoch": 1, "status": 1}, session=at.session)
-    }
+    only = {"epoch": 1, "status": 1}
+    found = await by_ids(at, tasks, [row.id for row in rows], only)
+    known = {each["_id"]: (each["epoch"], each["status"]) for each in found}
     return {row.key for row in rows if not _may_end(row, known.get(row.id))}
 
 
@@ -210,7 +209,8 @@ async def _end_held(
             again = over(row.whole, mark, epoch=row.epoch)
             steps.append(UpdateOne(_held([row.id], row.epoch), again))
     for (epoch, status, stats, result), ids in alike.items():
-        steps.append(UpdateMany(_held(ids, epoch), _ended(status, stats, result, now, mark)))
+        ended = _ended(status, stats, result, now, mark)
+        steps += [UpdateMany(_held(piece, epoch), ended) for piece in pieces(ids)]
     done = await write_marked(at, tasks, steps, [row.id for row in rows], mark)
     return [] if done is None else [row for row in rows if row.key not in done]
 
@@ -244,7 +244,7 @@ async def _end_free(
             return None
         epoch = old["epoch"] + 1
         if row.goes_on:
-            return {**row.whole, "created": old["created"], "epoch": epoch}
+            return {**row.whole, **kept_always(old), "epoch": epoch}
         changes = {"status": row.status, "updated": now, "epoch": epoch}
         changes |= {} if row.stats is None else {"stats": row.stats}
         changes |= {} if row.result is None else {"result": row.result}

@@ -14,7 +14,9 @@ from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.identity import new_id
 from taskloom.interfaces import TaskStorage
 from taskloom.mongodb import claims, settling
+from taskloom.mongodb.apart import settle_apart
 from taskloom.mongodb.archive import MongoDBArchive, dead_document
+from taskloom.mongodb.asking import by_ids
 from taskloom.mongodb.changing import insert_new
 from taskloom.mongodb.claims import Key, RowLease
 from taskloom.mongodb.database import MongoDBDatabase
@@ -158,14 +160,25 @@ class MongoDBStorage(MongoDBArchive, TaskStorage):
     async def settle(self, plan: Settlement) -> list[str]:
         """Write `plan`: in one transaction, or what follows from endings before these.
 
+        Where somebody else holds a record of it, each ending with what follows is by itself.
+
         A repeated settle is recognised by its epoch and writes nothing. Without transactions a
         lease that ends while it is written may leave children of an ending that is refused then:
         whoever has the task now makes the same ones, and they are one.
         """
+        return [id for refused in await settle_apart(plan, self._settle) for id in refused]
+
+    async def _settle(self, plan: Settlement, attempts: int | None) -> list[str]:
         now = self.database.now()
         rows = await prepared(plan, now)
-        write = self.database.write_at_once if rows.is_simple else self.database.write
-        refused = await write(lambda at: settling.settle(at, self.kept, rows, now))
+
+        async def settle(at: Writing) -> list[str]:
+            return await settling.settle(at, self.kept, rows, now)
+
+        if rows.is_simple:
+            refused = await self.database.write_at_once(settle)
+        else:
+            refused = await self.database.write(settle, attempts=attempts)
         self._notify(rows.waiting())
         return refused
 
@@ -175,8 +188,7 @@ class MongoDBStorage(MongoDBArchive, TaskStorage):
         A record that cannot be read has a stand-in without payload: `execution_stats` says why.
         """
         with self.database.calling():
-            found = self.kept.tasks.find({"_id": {"$in": list(dict.fromkeys(ids))}})
-            rows = {each["_id"]: each async for each in found}
+            rows = {each["_id"]: each for each in await by_ids(Writing(), self.kept.tasks, ids)}
         return [read_task(rows[id]) for id in ids if id in rows]
 
     async def recover_stale(self, *, now: datetime, stale_after: float) -> int:

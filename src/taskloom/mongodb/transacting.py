@@ -15,12 +15,14 @@ from pymongo.read_concern import ReadConcern
 
 from taskloom.mongodb.faults import is_conflict
 
-__all__ = ["Writing", "in_transaction"]
+__all__ = ["FEW_ATTEMPTS", "Writing", "in_transaction"]
 
 T = TypeVar("T")
 
 _ATTEMPTS = 12
 """Of a transaction that others get in the way of; together they take about two seconds."""
+FEW_ATTEMPTS = 4
+"""Where many wait behind it: a few hundredths."""
 
 
 class Writing(Struct, frozen=True):
@@ -32,21 +34,24 @@ class Writing(Struct, frozen=True):
 
 
 async def in_transaction(
-    client: AsyncMongoClient[Any], work: Callable[[Writing], Awaitable[T]]
+    client: AsyncMongoClient[Any],
+    work: Callable[[Writing], Awaitable[T]],
+    attempts: int | None = None,
 ) -> T:
     """`work` as one transaction, again where another one got in its way.
 
     The driver's own `with_transaction` goes on for two minutes, also while the server is away.
     """
+    attempts = attempts or _ATTEMPTS
     async with client.start_session() as session:
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(attempts):
             try:
                 async with await session.start_transaction(
                     ReadConcern("snapshot"), WriteConcern("majority")
                 ):
                     return await work(Writing(session, careful=attempt > 0))
             except PyMongoError as error:
-                if attempt == _ATTEMPTS - 1 or not is_conflict(error):
+                if attempt == attempts - 1 or not is_conflict(error):
                     raise
             # Jitter: those who met once must not meet again.
             await asyncio.sleep(random.uniform(0.0, 0.002 * 2 ** min(attempt, 7)))

@@ -88,10 +88,11 @@ def prepare(plan: Settlement, now: datetime) -> Written:
     fenced, free = (plan.endings, ()) if plan.fenced else ((), plan.endings)
     ended = [ending for ending in fenced if ending.status.terminal]
     return Written(
-        ends=[_end_row(ending) for ending in ended],
+        ends=[_end_row(ending, ending.delivery.receipt) for ending in ended],
         queues=[ending.delivery.task.queue_id for ending in ended],
         nexts=[_next_row(ending, now) for ending in fenced if not ending.status.terminal],
-        free_ends=[_end_row(ending) for ending in free if ending.status.terminal],
+        # Whatever the queue beside gave as a receipt, it is no epoch.
+        free_ends=[_end_row(ending, 0) for ending in free if ending.status.terminal],
         free_rows=[full_row(_as_ended(ending, now)) for ending in free],
         children={
             ending.delivery.task.id: full_rows(ending.children)
@@ -111,11 +112,11 @@ def prepare(plan: Settlement, now: datetime) -> Written:
     )
 
 
-def _end_row(ending: Ending) -> _EndRow:
+def _end_row(ending: Ending, epoch: int) -> _EndRow:
     stats, result = ending.stats, ending.result
     return (
         ending.delivery.task.id,
-        ending.delivery.receipt,
+        epoch,
         ending.status,
         None if stats is None else encode(stats).decode(),
         None if result is UNSET else encode(result).decode(),
