@@ -6,9 +6,14 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from redis_server import free_port, redis_server
 from servers import empty_database, fresh_database, postgres
+
+# Time says nothing of an example: the machine may have stood still in the middle of it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
