@@ -8,12 +8,17 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pymongo import AsyncMongoClient, MongoClient
 
 from kinesis_server import KINESIS_URL, kinesis_server
 from mongodb_server import emptied, mongodb_server
 from redis_server import free_port, redis_server
 from servers import empty_database, fresh_database, postgres
+
+# Time says nothing of an example: the machine may have stood still in the middle of it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

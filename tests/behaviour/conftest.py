@@ -30,6 +30,13 @@ async def _opened(
         yield opened
 
 
+@pytest.fixture
+def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that waits is woken, or finds nothing for longer than a test has patience."""
+    for poll in ("consumer.POLL", "sql.queue._LOOK_EVERY", "redis.queue._LOOK_EVERY"):
+        monkeypatch.setattr(f"taskloom.{poll}", 3600.0)
+
+
 @pytest.fixture(params=KINDS)
 async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
     """Each engine in real time."""

@@ -199,6 +199,14 @@ class Engines:
         assert isinstance(self.clock, ManualClock)
         await self.clock.advance(seconds)
 
+    async def pass_renewed(self, parts: Meddled, seconds: float) -> None:
+        """As `pass_time`, and what the worker of `parts` holds of stored tasks is renewed then."""
+        calls = ["queue.extend"] if self.integrated else ["queue.extend", "storage.extend_leases"]
+        wanted = [(call, parts.done.count(call) + 1) for call in calls]
+        await self.pass_time(seconds)
+        for call, times in wanted:
+            await parts.done.reach(times, call.__eq__)
+
     async def stored(self, task: Task[Any]) -> Task[Any] | None:
         """The task as the storage has it."""
         found = await self.storage.get([task.id])

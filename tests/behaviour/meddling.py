@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from taskloom import QueueUnavailableError, StorageUnavailableError
 from taskloom.interfaces import Cache, MessageQueue, TaskArchive, TaskStorage
 
-PATIENCE = 10.0
+PATIENCE = 15.0
 """Seconds until a signal that must come counts as missing."""
 
 T = TypeVar("T")
@@ -46,15 +46,20 @@ class Parts:
 
 
 class Gate:
-    """A call that hangs: `reached` when it came, `open` lets it go on."""
+    """A call that hangs until `open` is set: `reached` when it came, `left` when it is given up."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
         self.open = asyncio.Event()
+        self.left = asyncio.Event()
 
     async def __call__(self, work: Callable[[], Awaitable[Any]]) -> Any:
         self.reached.set()
-        await self.open.wait()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
         return await work()
 
 

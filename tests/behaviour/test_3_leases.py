@@ -61,20 +61,21 @@ async def test_3_2_a_task_that_runs_for_hours_stays_with_its_worker(memory: Engi
     assert (len(runs), other) == (1, [])
 
 
-async def test_3_2_a_task_that_runs_longer_than_its_lease_runs_once(engines: Engines) -> None:
-    parts, diary = engines.meddled(), Diary()
-    runs, other = Runs(gate=asyncio.Event()), Runs()
+async def test_3_2_a_task_that_runs_longer_than_its_lease_runs_once(still: Engines) -> None:
+    parts, runs, other = still.meddled(), Runs(gate=asyncio.Event()), Runs()
     assert runs.gate is not None
-    handler = engines.handler({TYPE: single(runs)}, parts=parts, diary=diary, lease=0.6)
+    handler = still.handler({TYPE: single(runs)}, parts=parts, lease=60)
+    helper = still.handler({TYPE: single(other)})
     (task,) = await handler.add_tasks([make_task(force_store=True)])
-    async with serving(handler):
-        await runs.reach(1)
-        async with serving(engines.handler({TYPE: single(other)}, lease=0.6)):
-            await parts.called("queue.extend", 5)  # five thirds of the lease
-            runs.gate.set()
-            await diary.told("on_task_completed")
+    batch = asyncio.create_task(handler.process_batch(QUEUE))
+    await runs.reach(1)
+    for _ in range(5):  # thirds of its lease
+        await still.pass_renewed(parts, 20)
+        assert (await helper.process_batch(QUEUE)).claimed == 0
+    runs.gate.set()
+    assert (await batch).succeeded == 1
     assert (len(runs), other) == (1, [])
-    assert await engines.status(task) is TaskStatus.EXECUTED
+    assert await still.status(task) is TaskStatus.EXECUTED
 
 
 class Usurped:
@@ -165,19 +166,23 @@ async def test_r3_an_outcome_after_a_lost_lease_is_counted_and_told(
     assert "refused" in caplog.text
 
 
-async def test_r4_a_renewal_that_hung_is_tried_again_in_time(engines: Engines) -> None:
-    parts, diary = engines.meddled(), Diary()
-    runs, other = Runs(gate=asyncio.Event()), Runs()
+async def test_r4_a_renewal_that_hung_is_tried_again_in_time(still: Engines) -> None:
+    parts, runs, other = still.meddled(), Runs(gate=asyncio.Event()), Runs()
     assert runs.gate is not None
-    parts.hold("queue.extend")
-    handler = engines.handler({TYPE: single(runs)}, parts=parts, diary=diary, lease=1.2)
+    hangs = parts.hold("queue.extend")
+    handler = still.handler({TYPE: single(runs)}, parts=parts, lease=0.6)
+    helper = still.handler({TYPE: single(other)})
     await handler.add_tasks([make_task()])
-    async with serving(handler):
-        await runs.reach(1)
-        async with serving(engines.handler({TYPE: single(other)}, lease=1.2)):
-            await parts.called("queue.extend", 4)
-            runs.gate.set()
-            await diary.told("on_task_completed")
+    batch = asyncio.create_task(handler.process_batch(QUEUE))
+    await runs.reach(1)
+    await still.pass_time(0.2)
+    await until(hangs.left)  # after a third of the lease, in real time
+    await still.pass_time(0.2)
+    await parts.done.reach(1, lambda name: name == "queue.extend")
+    await still.pass_time(0.25)  # the first lease would be over
+    assert (await helper.process_batch(QUEUE)).claimed == 0
+    runs.gate.set()
+    assert (await batch).succeeded == 1
     assert other == []
 
 

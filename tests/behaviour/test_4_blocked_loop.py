@@ -21,8 +21,9 @@ async def test_r14_a_blocked_loop_is_told_with_the_stack_that_blocks_it(
     texts: list[str] = []
 
     async def blocks_the_loop(task: Task[Any], actions: Any) -> None:
-        limit = time.monotonic() + 3
-        while "has been blocked" not in caplog.text and time.monotonic() < limit:
+        for _ in range(150):  # three seconds, and those in which the whole machine stands still
+            if "has been blocked" in caplog.text:
+                break
             time.sleep(0.02)  # noqa: ASYNC251 (the point of this test)
         texts.append(caplog.text)
         actions.success(task)
@@ -53,9 +54,11 @@ async def test_f6_blocked_longer_than_its_lease_an_outcome_is_refused(sql: Engin
 
     handler = sql.handler({TYPE: single(blocks_the_loop)}, lease=0.5)
     [task] = await handler.add_tasks([make_task()])
-    summary = await handler.process_batch(QUEUE)
-    assert (summary.succeeded, summary.released) == (0, 1)
-    assert [(delivery.task.id, delivery.delivery_count) for delivery in stolen] == [(task.id, 2)]
+    while not stolen:  # what came to its run after its lease is not started
+        summary = await handler.process_batch(QUEUE)
+        assert (summary.succeeded, summary.released) == (0, 1)
+    assert [delivery.task.id for delivery in stolen] == [task.id]
+    assert stolen[0].delivery_count > 1
     assert await sql.queue.extend(stolen, 60) == []
 
 
@@ -68,8 +71,8 @@ async def test_f6_blocked_for_less_than_its_lease_nothing_runs_twice(sql: Engine
         actions.success(task)
 
     diary = Diary()
-    one = sql.handler({TYPE: single(blocks_the_loop)}, lease=2, diary=diary)
-    two = sql.handler({TYPE: single(blocks_the_loop)}, lease=2, diary=diary)
+    one = sql.handler({TYPE: single(blocks_the_loop)}, lease=5, diary=diary)
+    two = sql.handler({TYPE: single(blocks_the_loop)}, lease=5, diary=diary)
     tasks = await one.add_tasks([make_task(n) for n in range(2)])
     async with serving(one), serving(two):
         await diary.told("on_task_completed", 2)

@@ -55,7 +55,7 @@ ACTS: dict[str, Callable[[], Any]] = {
 
 
 async def run_batch(handler: TaskHandler, limit: int = 10) -> BatchSummary:
-    async with asyncio.timeout(PATIENCE / 3):
+    async with asyncio.timeout(PATIENCE):
         return await handler.process_batch(QUEUE, limit)
 
 

@@ -219,6 +219,7 @@ async def test_7_1_tasks_move_in_bounded_batches(memory: Engines) -> None:
     assert (sum(sizes), max(sizes) <= 1000) == (2500, True)
 
 
+@pytest.mark.usefixtures("no_polls")
 async def test_7_1_an_idle_queue_is_woken_when_its_next_task_is_due(engines: Engines) -> None:
     parts, runs = engines.meddled(), Runs()
     handler = engines.handler({TYPE: single(runs)}, parts=parts)
@@ -227,8 +228,7 @@ async def test_7_1_an_idle_queue_is_woken_when_its_next_task_is_due(engines: Eng
         due = engines.clock.now() + timedelta(seconds=0.2)
         await handler.add_tasks([make_task(execute_at=due)])
         await runs.reach(1)
-        late = (engines.clock.now() - due).total_seconds()
-    assert 0 <= late < 0.7  # a poll would come after a second
+        assert engines.clock.now() >= due
 
 
 async def test_7_1_a_stored_task_starts_within_a_mature_interval_of_its_time(

@@ -25,10 +25,11 @@ class StreamCases(QueueSuite):
     """What a stream could do wrong beyond what every queue could."""
 
     async def test_what_is_in_flight_outlives_what_comes_later(self, queue: RedisQueue) -> None:
-        queue_id, [early] = await self.put_and_take(queue, lease=self.lease)
+        queue_id, [early] = await self.put_and_take(queue)
         later = self.tasks(queue_id, 3)
         await queue.put(queue_id, later)
         assert await queue.ack(await self.take(queue, queue_id, 3, LONG)) == []
+        assert await queue.extend([early], self.lease) == []
         await self.outlive_lease()
         assert ids(await self.take(queue, queue_id)) == [early.task.id]
 
@@ -49,8 +50,9 @@ class StreamCases(QueueSuite):
             assert await other.ack([held]) == []
 
     async def test_lost_leases_come_back_in_order(self, queue: RedisQueue) -> None:
-        queue_id, lost = await self.put_and_take(queue, 12, lease=self.lease)
-        assert await queue.ack([lost[3]]) == []
+        queue_id = await self.make_queue(queue)
+        await queue.put(queue_id, self.tasks(queue_id, 12))
+        lost = await self.in_time(queue, queue_id, lambda taken: queue.ack(taken[3:4]))
         await self.outlive_lease()
         assert await queue.depth(queue_id) == 11
         expected = [each for each in ids(lost) if each != lost[3].task.id]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -12,10 +14,14 @@ from taskloom.outcomes import Delivery
 from taskloom.task import Task
 from taskloom.testing.suite import Suite
 
-__all__ = ["LONG", "QueueSuite", "ids"]
+__all__ = ["LONG", "PROMPT", "WAIT", "QueueSuite", "ids"]
 
 LONG = 60.0
 """A lease that does not end within a test."""
+
+WAIT = 30.0
+PROMPT = 15.0
+"""Real seconds within which a waiting claim must notice what happened; no case waits so long."""
 
 
 class QueueSuite(Suite):
@@ -51,6 +57,25 @@ class QueueSuite(Suite):
         await queue.put(queue_id, self.tasks(queue_id, count))
         return queue_id, await self.take(queue, queue_id, count, lease)
 
+    async def in_time(
+        self,
+        queue: MessageQueue,
+        queue_id: str,
+        act: Callable[[list[Delivery]], Awaitable[Sequence[Any]]],
+    ) -> list[Delivery]:
+        """All that waits, claimed for `self.lease` seconds, and `act` came in time for each.
+
+        `act` answers what it came too late for. The machine stood still then, and all that is left
+        is claimed again.
+        """
+        while True:
+            since = self.now()
+            taken = await self.take(queue, queue_id, await queue.depth(queue_id), self.lease)
+            if len(set(ids(taken))) == len(taken) and not await act(taken):
+                return taken
+            self.assert_late(since)
+            await self.outlive_lease()
+
     async def assert_nothing(self, queue: MessageQueue, queue_id: str) -> None:
         """Nothing can be claimed now."""
         found = await queue.claim(queue_id, 10, lease=LONG)
@@ -63,6 +88,18 @@ class QueueSuite(Suite):
         claim = asyncio.create_task(queue.claim(queue_id, 1, lease=lease, wait=wait))
         await self.pass_time(0.05)
         return claim
+
+    async def start_timed_claim(
+        self, queue: MessageQueue, queue_id: str, *, wait: float
+    ) -> asyncio.Task[tuple[list[Any], datetime]]:
+        """As `start_claim`, with the moment of the answer beside it."""
+
+        async def claim() -> tuple[list[Any], datetime]:
+            return await queue.claim(queue_id, 1, lease=LONG, wait=wait), self.now()
+
+        waiting = asyncio.create_task(claim())
+        await self.pass_time(0.05)
+        return waiting
 
     def need(self, queue: MessageQueue, feature: str) -> None:
         """Skip the case unless the queue declares `feature`."""

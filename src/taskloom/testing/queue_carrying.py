@@ -12,8 +12,8 @@ from msgspec import UNSET
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.outcomes import Delivery
 from taskloom.task import Task
-from taskloom.testing.queue_base import LONG, QueueSuite, ids
-from taskloom.testing.suite import AWKWARD_PAYLOADS
+from taskloom.testing.queue_base import LONG, PROMPT, WAIT, QueueSuite, ids
+from taskloom.testing.suite import AWKWARD_PAYLOADS, COARSE
 
 __all__ = ["CarryingCases"]
 
@@ -179,9 +179,15 @@ class CarryingCases(QueueSuite):
         queue_id = await self.make_queue(queue)
         soon = [self._due_in(queue_id, seconds) for seconds in (0.3, 0.4, 0.5)]
         await queue.put(queue_id, [soon[2], soon[0], self._due_in(queue_id, 3600), soon[1]])
-        await self.assert_nothing(queue, queue_id)
-        await self.pass_time(0.7)
-        assert ids(await self.take(queue, queue_id, 3)) == ids(soon)
+        ahead = self.now() < soon[0].execute_at
+        claim = await self.start_timed_claim(queue, queue_id, wait=WAIT)
+        await self.pass_time(0.6)
+        first, at = await asyncio.wait_for(claim, PROMPT)
+        assert at > soon[0].execute_at - COARSE, "delivered too early"
+        found = ids(first) + ids(await self.take(queue, queue_id, 2))
+        # What was due before it was put may come in the order of its coming.
+        assert found == ids(soon) or not ahead
+        assert sorted(found) == sorted(ids(soon))
         await self.assert_nothing(queue, queue_id)
 
     async def test_a_delayed_id_put_twice_is_one_task(self, queue: MessageQueue) -> None:

@@ -10,7 +10,8 @@ import pytest
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.outcomes import Delivery, Ending, Settlement
 from taskloom.task import TaskStatus
-from taskloom.testing.queue_base import LONG, QueueSuite, ids
+from taskloom.testing.queue_base import LONG, PROMPT, WAIT, QueueSuite, ids
+from taskloom.testing.suite import COARSE
 
 __all__ = ["LeaseCases"]
 
@@ -25,11 +26,15 @@ class LeaseCases(QueueSuite):
         await self.assert_nothing(queue, queue_id)
 
     async def test_a_lost_lease_delivers_again(self, queue: MessageQueue) -> None:
-        queue_id, first = await self.put_and_take(queue, 3, self.lease)
+        queue_id = await self.make_queue(queue)
+        await queue.put(queue_id, self.tasks(queue_id, 3))
+        claimed = await queue.claim(queue_id, 3, lease=self.lease, wait=self.patience)
+        lost = {each.task.id: 2 for each in claimed if isinstance(each, Delivery)}
+        assert lost
         await self.outlive_lease()
         second = await self.take(queue, queue_id, 3)
-        assert sorted(ids(second)) == sorted(ids(first))
-        assert [each.delivery_count for each in second] == [2, 2, 2]
+        counts = {each.task.id: each.delivery_count for each in second}
+        assert counts == dict.fromkeys(counts, 1) | lost
         assert sorted(each.task.payload["number"] for each in second) == [0, 1, 2]
 
     async def test_each_lost_lease_counts(self, queue: MessageQueue) -> None:
@@ -46,16 +51,18 @@ class LeaseCases(QueueSuite):
         assert await queue.depth(queue_id) == 1
 
     async def test_an_acknowledged_task_never_returns(self, queue: MessageQueue) -> None:
-        queue_id, deliveries = await self.put_and_take(queue, 3, self.lease)
-        assert await queue.ack(deliveries) == []
+        queue_id = await self.make_queue(queue)
+        await queue.put(queue_id, self.tasks(queue_id, 3))
+        await self.in_time(queue, queue_id, queue.ack)
         await self.outlive_lease()
         await self.assert_nothing(queue, queue_id)
         assert await queue.depth(queue_id) == 0
 
     async def test_a_delivery_is_acknowledged_by_itself(self, queue: MessageQueue) -> None:
         self.need(queue, "single_ack")
-        queue_id, (first, second, third) = await self.put_and_take(queue, 3, self.lease)
-        assert await queue.ack([second]) == []
+        queue_id = await self.make_queue(queue)
+        await queue.put(queue_id, self.tasks(queue_id, 3))
+        first, _, third = await self.in_time(queue, queue_id, lambda taken: queue.ack(taken[1:2]))
         await self.outlive_lease()
         assert sorted(ids(await self.take(queue, queue_id, 2))) == sorted(ids([first, third]))
         await self.assert_nothing(queue, queue_id)
@@ -131,8 +138,8 @@ class LeaseCases(QueueSuite):
 
     async def test_only_the_lost_ones_are_returned(self, queue: MessageQueue) -> None:
         self.need(queue, "single_ack")
-        queue_id, (late, kept, other) = await self.put_and_take(queue, 3, self.lease)
-        assert await queue.extend([kept, other], LONG) == []
+        queue_id, (late, kept, other) = await self.put_and_take(queue, 3)
+        assert await queue.extend([late], self.lease) == []
         await self.outlive_lease()
         (current,) = await self.take(queue, queue_id)
         assert current.task.id == late.task.id
@@ -144,21 +151,36 @@ class LeaseCases(QueueSuite):
         assert await queue.ack([current]) == []
 
     async def test_an_extended_lease_holds(self, queue: MessageQueue) -> None:
-        queue_id, deliveries = await self.put_and_take(queue, 2, self.lease)
-        for _ in range(3):
-            await self.pass_time(self.lease * 0.5)
-            assert await queue.extend(deliveries, self.lease) == []
+        queue_id = await self.make_queue(queue)
+        await queue.put(queue_id, self.tasks(queue_id, 2))
+        while not (taken := await self._held_by_extending(queue, queue_id)):
+            await self.outlive_lease()
         await self.assert_nothing(queue, queue_id)
-        assert await queue.ack(deliveries) == []
-        await self.outlive_lease()
+        assert await queue.ack(taken) == []
         await self.assert_nothing(queue, queue_id)
 
+    async def _held_by_extending(self, queue: MessageQueue, queue_id: str) -> list[Delivery]:
+        """Both deliveries of the queue, extended in the middle of each lease; none: too late."""
+        since = self.now()
+        taken = await self.take(queue, queue_id, 2, self.lease)
+        for lease in (self.lease, self.lease, LONG):
+            await self.pass_time(self.lease * 0.5)
+            asked = self.now()
+            if await queue.extend(taken, lease):
+                self.assert_late(since)
+                return []
+            since = asked
+        return taken
+
     async def test_an_extended_lease_ends_too(self, queue: MessageQueue) -> None:
-        queue_id, deliveries = await self.put_and_take(queue, 1, self.lease)
-        assert await queue.extend(deliveries, self.lease) == []
+        queue_id = await self.make_queue(queue)
+        await queue.put(queue_id, [self.task(queue_id)])
+        (first,) = await self.in_time(
+            queue, queue_id, lambda taken: queue.extend(taken, self.lease)
+        )
         await self.outlive_lease()
         (again,) = await self.take(queue, queue_id)
-        assert again.delivery_count == 2
+        assert again.delivery_count == first.delivery_count + 1
 
     async def test_a_lease_counts_from_the_last_extend(self, queue: MessageQueue) -> None:
         queue_id, deliveries = await self.put_and_take(queue)
@@ -185,14 +207,19 @@ class LeaseCases(QueueSuite):
 
     async def test_a_release_waits_for_its_delay(self, queue: MessageQueue) -> None:
         self.need(queue, "delay")
-        queue_id, (delivery,) = await self.put_and_take(queue)
-        assert await queue.release([delivery], delay=0.3) == []
+        queue_id, (later, sooner) = await self.put_and_take(queue, 2)
+        since = self.now()
+        assert await queue.release([later], delay=3600) == []
+        assert await queue.release([sooner], delay=0.3) == []
+        claim = await self.start_timed_claim(queue, queue_id, wait=WAIT)
+        await self.pass_time(0.4)
+        (again,), at = await asyncio.wait_for(claim, PROMPT)
+        assert at > since + timedelta(seconds=0.3) - COARSE, "delivered too early"
+        assert again.delivery_count == 1
+        assert again.task.id == sooner.task.id
+        assert again.task.payload == sooner.task.payload
         await self.assert_nothing(queue, queue_id)
         assert await queue.depth(queue_id) == 0
-        await self.pass_time(0.5)
-        (again,) = await self.take(queue, queue_id)
-        assert again.delivery_count == 1
-        assert again.task.payload == delivery.task.payload
 
     async def test_a_release_can_change_the_task(self, queue: MessageQueue) -> None:
         queue_id, (delivery,) = await self.put_and_take(queue, 1, self.lease)
@@ -214,15 +241,23 @@ class LeaseCases(QueueSuite):
 
     async def test_a_changed_task_waits_for_its_time(self, queue: MessageQueue) -> None:
         self.need(queue, "delay")
-        queue_id, deliveries = await self.put_and_take(queue, 2)
-        times = [self.now() + timedelta(seconds=seconds) for seconds in (0.4, 0.3)]
+        queue_id, deliveries = await self.put_and_take(queue, 3)
+        now = self.now()
+        times = [now + timedelta(seconds=seconds) for seconds in (0.4, 0.3, 3600)]
         retries = [
             each.task.replace(execute_at=at) for each, at in zip(deliveries, times, strict=True)
         ]
         assert await queue.release(deliveries, tasks=retries) == []
+        ahead = self.now() < times[1]
+        claim = await self.start_timed_claim(queue, queue_id, wait=WAIT)
+        await self.pass_time(0.5)
+        first, at = await asyncio.wait_for(claim, PROMPT)
+        assert at > times[1] - COARSE, "delivered too early"
+        found = ids(first) + ids(await self.take(queue, queue_id))
+        # What was due before it came back may come in the order of its coming.
+        assert found == ids([retries[1], retries[0]]) or not ahead
+        assert sorted(found) == sorted(ids(retries[:2]))
         await self.assert_nothing(queue, queue_id)
-        await self.pass_time(0.6)
-        assert ids(await self.take(queue, queue_id, 2)) == ids([retries[1], retries[0]])
 
     async def test_of_two_who_end_a_delivery_one_wins(self, queue: MessageQueue) -> None:
         queue_id, (delivery,) = await self.put_and_take(queue)
@@ -236,12 +271,18 @@ class LeaseCases(QueueSuite):
     ) -> None:
         if queue.storage is None:
             pytest.skip(f"{queue.name} has no storage of its own")
-        queue_id, (delivery,) = await self.put_and_take(queue, 1, self.lease)
-        ending = Ending(delivery, TaskStatus.EXECUTED, result={"ok": 1})
-        assert await queue.storage.settle(Settlement(endings=(ending,))) == []
+        storage = queue.storage
+        queue_id = await self.make_queue(queue)
+        await queue.put(queue_id, [self.task(queue_id)])
+
+        async def settle(taken: list[Delivery]) -> list[str]:
+            ending = Ending(taken[0], TaskStatus.EXECUTED, result={"ok": 1})
+            return await storage.settle(Settlement(endings=(ending,)))
+
+        (delivery,) = await self.in_time(queue, queue_id, settle)
         await self.outlive_lease()
         await self.assert_nothing(queue, queue_id)
-        (stored,) = await queue.storage.get([delivery.task.id])
+        (stored,) = await storage.get([delivery.task.id])
         assert stored.status is TaskStatus.EXECUTED
         assert stored.execution_result == {"ok": 1}
         assert await queue.extend([delivery], LONG) == [delivery]

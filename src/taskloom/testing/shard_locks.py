@@ -59,10 +59,19 @@ class ShardLocksConformance(Suite):
 
     async def test_renewing_holds_on(self, locks: ShardLocks) -> None:
         key = self.key()
-        await locks.acquire_lock(key, "a", self.lease)
-        assert await locks.renew_lock(key, "a", LONG)
+        while not await self._renewed(locks, key):
+            pass
         await self.outlive_lease()
         assert not await locks.acquire_lock(key, "b", LONG)
+
+    async def _renewed(self, locks: ShardLocks, key: str) -> bool:
+        """Whether a lock was renewed in time, for long."""
+        since = self.now()
+        assert await locks.acquire_lock(key, "a", self.lease)
+        if await locks.renew_lock(key, "a", LONG):
+            return True
+        self.assert_late(since)
+        return False
 
     async def test_only_the_owner_renews(self, locks: ShardLocks) -> None:
         key = self.key()
@@ -105,10 +114,11 @@ class ShardLocksConformance(Suite):
     async def test_a_checkpoint_outlives_its_lock(self, locks: ShardLocks) -> None:
         released, over = self.key(), self.key()
         await locks.acquire_lock(released, "a", LONG)
-        await locks.acquire_lock(over, "a", self.lease)
+        await locks.acquire_lock(over, "a", LONG)
         for key in (released, over):
             assert await locks.set_checkpoint(key, "1", "a")
         await locks.release_lock(released, "a")
+        await locks.renew_lock(over, "a", self.lease)
         await self.outlive_lease()
         for key in (released, over):
             assert await locks.get_checkpoint(key) == "1"
@@ -118,9 +128,10 @@ class ShardLocksConformance(Suite):
     async def test_only_the_owner_moves_a_checkpoint(self, locks: ShardLocks) -> None:
         key = self.key()
         assert not await locks.set_checkpoint(key, "0", "a")
-        await locks.acquire_lock(key, "a", self.lease)
+        await locks.acquire_lock(key, "a", LONG)
         assert await locks.set_checkpoint(key, "1", "a")
         assert not await locks.set_checkpoint(key, "2", "b")
+        await locks.renew_lock(key, "a", self.lease)
         await self.outlive_lease()
         assert not await locks.set_checkpoint(key, "2", "a")
         await locks.acquire_lock(key, "b", LONG)
@@ -131,11 +142,12 @@ class ShardLocksConformance(Suite):
     async def test_instances_are_known_while_they_report(self, locks: ShardLocks) -> None:
         stream, other = self.key(), self.key()
         assert await locks.get_active_instances(stream) == []
-        for instance in ("b", "a", "short"):
+        for instance in ("b", "a"):
             await locks.send_heartbeat(stream, instance, self.lease)
-        await locks.send_heartbeat(stream, "b", LONG)
-        await locks.send_heartbeat(stream, "a", LONG)
+        for instance in ("b", "a", "short"):
+            await locks.send_heartbeat(stream, instance, LONG)
         assert await locks.get_active_instances(stream) == ["a", "b", "short"]
+        await locks.send_heartbeat(stream, "short", self.lease)
         await self.outlive_lease()
         assert await locks.get_active_instances(stream) == ["a", "b"]
         assert await locks.get_active_instances(other) == []

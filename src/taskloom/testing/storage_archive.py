@@ -200,11 +200,12 @@ class ArchiveCases(StorageSuite):
     async def test_workers_are_known_until_their_ttl(self, storage: Storage) -> None:
         second, first = self._worker(2), self._worker(1)
         await storage.record_worker(second, LONG)
-        await storage.record_worker(first, self.lease)
+        await storage.record_worker(first, LONG)
         assert await storage.workers() == [first, second]
         again = self._worker(2, running=3)
         await storage.record_worker(again, LONG)
         assert await storage.workers() == [first, again]
+        await storage.record_worker(first, self.lease)
         await self.outlive_lease()
         assert await storage.workers() == [again]
         await storage.record_worker(again, 0)

@@ -150,11 +150,22 @@ class LeaseCases(StorageSuite):
         assert stored.execution_stats == {}
 
     async def test_an_extended_lease_holds(self, storage: Storage) -> None:
-        queue_id, deliveries = await self.add_and_claim(storage, 2, self.lease)
-        assert await storage.extend_leases(deliveries, LONG) == []
+        queue_id = self.new_queue_id()
+        await storage.add(self.tasks(queue_id, 2))
+        while not await self._extended(storage, queue_id):
+            await self.outlive_lease()
         await self.outlive_lease()
         await self.assert_nothing_due(storage, queue_id)
         assert await storage.recover_stale(now=self.now(), stale_after=3600) == 0
+
+    async def _extended(self, storage: Storage, queue_id: str) -> bool:
+        """Whether the leases of both tasks of the queue were extended in time, for long."""
+        since = self.now()
+        deliveries = await self.claim(storage, queue_id, 2, self.lease)
+        if not await storage.extend_leases(deliveries, LONG):
+            return True
+        self.assert_late(since)
+        return False
 
     async def test_an_extended_lease_ends_too(self, storage: Storage) -> None:
         queue_id, deliveries = await self.add_and_claim(storage)
@@ -163,8 +174,8 @@ class LeaseCases(StorageSuite):
         assert len(await self.claim(storage, queue_id)) == 1
 
     async def test_a_late_extend_is_inert(self, storage: Storage) -> None:
-        queue_id, (late, kept) = await self.add_and_claim(storage, 2, self.lease)
-        assert await storage.extend_leases([kept], LONG) == []
+        queue_id, (late, kept) = await self.add_and_claim(storage, 2)
+        assert await storage.extend_leases([late], self.lease) == []
         await self.outlive_lease()
         await self.claim(storage, queue_id, 1, self.lease)
         assert await storage.extend_leases([late, kept], LONG) == [late]
@@ -180,9 +191,10 @@ class LeaseCases(StorageSuite):
         assert len(await self.claim(storage, queue_id)) == 1
 
     async def test_recovery_frees_lost_leases_only(self, storage: Storage) -> None:
-        queue_id, (late,) = await self.add_and_claim(storage, 1, self.lease)
+        queue_id, (late,) = await self.add_and_claim(storage)
         _, (living,) = await self.add_and_claim(storage)
         assert await storage.recover_stale(now=self.now(), stale_after=0.0) == 0
+        assert await storage.extend_leases([late], self.lease) == []
         await self.outlive_lease()
         assert await storage.recover_stale(now=self.now(), stale_after=0.0) == 1
         assert (await self.one(storage, late.task.id)).status is TaskStatus.SCHEDULED

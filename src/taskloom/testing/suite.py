@@ -9,7 +9,10 @@ from typing import Any
 from taskloom.identity import new_id
 from taskloom.task import EntityRef, Task, TaskMetadata
 
-__all__ = ["AWKWARD_PAYLOADS", "Suite", "far_future"]
+__all__ = ["AWKWARD_PAYLOADS", "COARSE", "Suite", "far_future"]
+
+COARSE = timedelta(milliseconds=20)
+"""How much too early is in time: servers round times, and their clocks are not quite ours."""
 
 AWKWARD_PAYLOADS: list[Any] = [
     None,
@@ -31,7 +34,12 @@ AWKWARD_PAYLOADS: list[Any] = [
 
 
 class Suite:
-    """Base of the suites. Real time unless `pass_time` and `now` are overridden."""
+    """Base of the suites. Real time unless `pass_time` and `now` are overridden.
+
+    A machine may stand still between any two statements of a case. So only what must be over gets
+    a lease of `self.lease`, and what must still be there a long one; what has to happen within a
+    short lease is tried again when it came too late, see `assert_late`.
+    """
 
     lease: float = 0.3
     """Seconds of the leases that cases let run out. Longer where an engine is slow to answer."""
@@ -47,6 +55,10 @@ class Suite:
     async def outlive_lease(self) -> None:
         """Let every lease of `self.lease` seconds run out."""
         await self.pass_time(self.lease * 1.5)
+
+    def assert_late(self, since: datetime) -> None:
+        """A lease of `self.lease` seconds, given after `since`, was rightly called over."""
+        assert self.now() - since > timedelta(seconds=self.lease) - COARSE, "over before its time"
 
     def task(self, queue_id: str, number: int = 0, **fields: Any) -> Task[Any]:
         """A due task; tasks with a higher `number`, up to 1,000, are due and made later."""
