@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
-from msgspec.structs import replace
-
 from taskloom import ConfigurationError, QueueLifecycleConfig, Task
 from taskloom.interfaces import (
     Delivery,
@@ -93,8 +91,7 @@ class RoutingQueue(MessageQueue):
     async def claim(
         self, queue_id: str, limit: int, *, lease: float, wait: float = 0.0
     ) -> list[Delivery | UnreadableRecord]:
-        records = await self.engine(queue_id).claim(queue_id, limit, lease=lease, wait=wait)
-        return [_from_queue(record, queue_id) for record in records]
+        return await self.engine(queue_id).claim(queue_id, limit, lease=lease, wait=wait)
 
     async def depth(self, queue_id: str) -> int:
         return await self.engine(queue_id).depth(queue_id)
@@ -164,13 +161,6 @@ class RoutingQueue(MessageQueue):
     async def tell_published(self, tasks: Sequence[Task[Any]]) -> None:
         for engine, group in self._by_engine(tasks, lambda task: task.queue_id):
             await engine.tell_published(group)
-
-
-def _from_queue(record: Delivery | UnreadableRecord, queue_id: str) -> Delivery | UnreadableRecord:
-    """A stream delivers what others wrote to it, which may name any queue: its engine must not."""
-    if isinstance(record, UnreadableRecord) or record.task.queue_id == queue_id:
-        return record
-    return replace(record, task=replace(record.task, queue_id=queue_id))
 
 
 def _queue_of(record: Delivery | UnreadableRecord) -> str:

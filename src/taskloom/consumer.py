@@ -141,10 +141,12 @@ class Intake:
 
     async def _queue_up(self, crowd: list[Delivery]) -> None:
         """Release suspects to come due one after the other, as each may be the one to run alone."""
-        for place, delivery in enumerate(crowd[:QUEUE_LENGTH], 1):
-            await self._parts.queue.release([delivery], delay=place * QUEUE_STEP)
+        release = self._parts.queue.release
+        queued = enumerate(crowd[:QUEUE_LENGTH], 1)
+        calls = [release([delivery], delay=place * QUEUE_STEP) for place, delivery in queued]
         if rest := crowd[QUEUE_LENGTH:]:
-            await self._parts.queue.release(rest, delay=QUEUE_LENGTH * QUEUE_STEP)
+            calls.append(release(rest, delay=QUEUE_LENGTH * QUEUE_STEP))
+        await asyncio.gather(*calls)  # together: an engine may write them at once
 
     def _room_for(self, claim: Claim, count: int) -> int:
         """How many suspects on their delivery number `count` may start now."""

@@ -248,6 +248,15 @@ async def test_bytes_that_are_no_task_do_not_hold_up_their_neighbours(here: Clus
     assert await mark(here) is not None
 
 
+async def test_what_others_wrote_for_another_queue_is_of_this_one(here: Cluster) -> None:
+    queue = await here.instance()
+    await queue.put("s", [keyed(1).replace(queue_id="elsewhere")])
+    for _ in range(2):
+        (delivery,) = await take(queue)
+        assert delivery.task.queue_id == "s"
+        await queue.release([delivery])
+
+
 async def test_a_put_that_was_repeated_is_one_task_also_when_it_was_settled(here: Cluster) -> None:
     queue = await here.instance()
     task = keyed(1)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from taskloom import (
     ConfigurationError,
@@ -192,24 +191,6 @@ class Told(QueueLifecycleProvider):
 
     def on_message_consumed(self, event: Any) -> None:
         self.consumed.append((event.provider, event.queue_id))
-
-
-async def test_a_forged_queue_goes_back_to_the_engine_it_came_from(
-    routing: Any, tmp_path: Path
-) -> None:
-    one, other = InMemoryQueue(), InMemoryQueue()
-    async with routing({"one": one, "other": other}) as queue:
-        forged = Task(type="work", queue_id="other", payload=1)
-        one._channel("one").put([forged], one._due_from())
-        [delivery] = await queue.claim("one", 10, lease=60)
-        assert await queue.extend([delivery], 60) == []
-        assert await queue.release([delivery]) == []
-        [delivery] = await queue.claim("one", 10, lease=60)
-        again = replace(delivery.task, retry_count=1)
-        assert await queue.release([delivery], tasks=[again]) == []
-        [delivery] = await queue.claim("one", 10, lease=60)
-        assert await queue.ack([delivery]) == []
-        assert await one.depth("one") == 0
 
 
 def test_what_cannot_be_routed_is_refused(routing: Any) -> None:

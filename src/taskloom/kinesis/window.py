@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from taskloom.kinesis.progress import Progress
 from taskloom.kinesis.records import Record, read_task
@@ -128,6 +129,8 @@ class Window:
         # Read anew each time: what a worker does to its copy stays with it.
         task = record.task if item.epoch == 1 and record.task else read_task(record.data)
         record.task = None
+        if task.queue_id != self.queue_id:  # others may write to the stream, too
+            force_setattr(task, "queue_id", self.queue_id)
         return Delivery(task, receipt, item.deliveries)
 
     def _hold(self, item: Item, end: float) -> None:
