@@ -7,7 +7,7 @@ import os
 import platform
 import sqlite3
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
@@ -76,10 +76,19 @@ def _setting() -> list[str]:
     return [
         f"Python {platform.python_version()}",
         f"SQLite {sqlite3.sqlite_version}",
-        *(f"{package} {version(package)}" for package in _PACKAGES),
+        *(f"{package} {version(package)}" for package in _PACKAGES if _is_installed(package)),
         f"{os.cpu_count()} CPUs",
         f"{platform.system()} {platform.machine()}",
     ]
+
+
+def _is_installed(package: str) -> bool:
+    """Whether it is there: peers come with a dependency group of their own."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def write(file: Path, figures: Sequence[Figure], noise: Noise) -> None:
