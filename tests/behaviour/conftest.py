@@ -33,7 +33,7 @@ async def _opened(
 @pytest.fixture
 def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that waits is woken, or finds nothing for longer than a test has patience."""
-    for poll in ("consumer.POLL", "sql.queue._LOOK_EVERY", "redis.queue._LOOK_EVERY"):
+    for poll in ("consumer.POLL", "storage_queue.LOOK_EVERY", "redis.queue._LOOK_EVERY"):
         monkeypatch.setattr(f"taskloom.{poll}", 3600.0)
 
 

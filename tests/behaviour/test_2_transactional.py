@@ -41,7 +41,7 @@ from taskloom import (
 )
 from taskloom.interfaces import EntityProjections
 from taskloom.memory import ImmediateQueue, InMemoryFlowBarrier, InMemoryQueue, InMemoryStorage
-from taskloom.sql import SqlFlowBarrier, SqlProjections, SqlStorage, queue
+from taskloom.sql import SqlFlowBarrier, SqlProjections, SqlStorage
 
 ORDER = EntityRef("7", "order")
 
@@ -115,7 +115,7 @@ async def test_2_10_one_transaction_after_the_other(orders: Orders) -> None:
 async def test_2_10_a_commit_wakes_a_worker(
     orders: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "_LOOK_EVERY", 3600.0)
+    monkeypatch.setattr("taskloom.storage_queue.LOOK_EVERY", 3600.0)
     monkeypatch.setattr(wakeups, "_LOOK_EVERY", 3600.0)
     waits, told = asyncio.Event(), orders.engines.storage.database.wakeups
     expect = told.expect

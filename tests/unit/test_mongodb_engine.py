@@ -30,7 +30,6 @@ from taskloom.mongodb import (
     asking,
     claims,
     clients,
-    queue,
     rows,
     schema,
     settling,
@@ -182,7 +181,7 @@ async def test_in_a_transaction_there_is_no_child_without_its_parents_end(
 async def test_a_change_stream_wakes_who_waits_elsewhere(
     database: MongoDBDatabase, mongodb_emptied: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "_LOOK_EVERY", 3600.0)
+    monkeypatch.setattr("taskloom.storage_queue.LOOK_EVERY", 3600.0)
     looked, look = asyncio.Event(), claims.next_due
 
     async def next_due(*args: Any) -> int | None:

@@ -17,7 +17,6 @@ from taskloom.sql import (
     SqlQueue,
     SqlStorage,
     postgres_connections,
-    queue,
     reconnecting,
 )
 from taskloom.sql.reconnecting import Gate
@@ -60,7 +59,7 @@ async def is_heard(database: SqlDatabase, elsewhere: SqlStorage) -> None:
 async def test_one_process_hears_what_another_one_added(
     database: SqlDatabase, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "_LOOK_EVERY", 3600.0)
+    monkeypatch.setattr("taskloom.storage_queue.LOOK_EVERY", 3600.0)
     here = SqlQueue(SqlStorage(database))
     async with SqlStorage.from_url(postgres_url) as elsewhere:
         await is_heard(database, elsewhere)

@@ -72,7 +72,7 @@ async def test_who_cannot_be_told_looks_by_itself(pooled_url: str) -> None:
 async def test_who_listens_elsewhere_is_told(
     pooled_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskloom.sql.queue._LOOK_EVERY", 3600.0)
+    monkeypatch.setattr("taskloom.storage_queue.LOOK_EVERY", 3600.0)
     async with SqlQueue.from_url(postgres_url) as queue, SqlQueue.from_url(pooled_url) as pooled:
         waiting = asyncio.create_task(queue.claim("q", 1, lease=60, wait=3600))
         async with asyncio.timeout(PATIENCE):

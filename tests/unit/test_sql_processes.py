@@ -96,7 +96,7 @@ async def test_what_a_killed_process_held_comes_back(tmp_path: Path) -> None:
 async def test_another_process_wakes_a_waiting_claim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskloom.sql.queue._LOOK_EVERY", 60)  # only being told can help
+    monkeypatch.setattr("taskloom.storage_queue.LOOK_EVERY", 60)  # only being told can help
     url = f"sqlite:///{tmp_path}/tasks.db"
     async with SqlQueue.from_url(url) as queue:
         other = await start(ADDS_ON_COMMAND, url)

@@ -218,7 +218,7 @@ async def test_an_idle_wait_takes_no_write_lock(storage: SqlStorage, queue: SqlQ
 async def test_a_waiting_claim_wakes_when_a_task_falls_due(
     queue: SqlQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskloom.sql.queue._LOOK_EVERY", 60)  # only the due time can help
+    monkeypatch.setattr("taskloom.storage_queue.LOOK_EVERY", 60)  # only the due time can help
     soon = datetime.now(UTC) + timedelta(seconds=0.2)
     await queue.put("q", some(1, execute_at=soon))
     async with asyncio.timeout(20):

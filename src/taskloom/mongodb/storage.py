@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
 from taskloom.identity import new_id
-from taskloom.interfaces import TaskStorage
 from taskloom.mongodb import claims, settling
 from taskloom.mongodb.apart import settle_apart
 from taskloom.mongodb.archive import MongoDBArchive, dead_document
@@ -21,10 +20,11 @@ from taskloom.mongodb.changing import insert_new
 from taskloom.mongodb.claims import Key, RowLease
 from taskloom.mongodb.database import MongoDBDatabase
 from taskloom.mongodb.rows import Document, documents, micros, read_task
-from taskloom.mongodb.schema import EVER
+from taskloom.mongodb.schema import EVER, claimable
 from taskloom.mongodb.settling import Written
 from taskloom.mongodb.transacting import Writing
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
+from taskloom.storage_queue import QueueStorage
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["MongoDBStorage", "prepared"]
@@ -35,7 +35,7 @@ _MANY = 1_000
 """Tasks from which making documents of them moves to a thread: about 5 ms of the event loop."""
 
 
-class MongoDBStorage(MongoDBArchive, TaskStorage):
+class MongoDBStorage(MongoDBArchive, QueueStorage):
     """Tasks on MongoDB; every method that writes is one transaction where there are any.
 
     Takes an `AsyncDatabase` of pymongo, which stays yours, or a `MongoDBDatabase`, which parts can
@@ -156,6 +156,17 @@ class MongoDBStorage(MongoDBArchive, TaskStorage):
         with self.database.calling():
             gone = await claims.extend(self.kept.tasks, _keys(deliveries), until)
         return _of_keys(deliveries, gone)
+
+    async def next_due(self, queue_id: str) -> int | None:
+        """When the queue's first task may be claimed, in microseconds; None if there is none."""
+        with self.database.calling():
+            return await claims.next_due(self.kept.tasks, queue_id)
+
+    async def depth(self, queue_id: str) -> int:
+        """How many tasks of a queue could be claimed now."""
+        due = {"queue": queue_id, **claimable(self.database.now_micros())}
+        with self.database.calling():
+            return await self.kept.tasks.count_documents(due)
 
     async def settle(self, plan: Settlement) -> list[str]:
         """Write `plan`: in one transaction, or what follows from endings before these.

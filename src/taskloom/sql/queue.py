@@ -2,158 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Self
-
-from msgspec.structs import replace
+from typing import Self
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
-from taskloom.errors import QueueUnavailableError, StorageUnavailableError
-from taskloom.interfaces import MessageQueue, QueueFeatures
-from taskloom.outcomes import Delivery, UnreadableRecord
-from taskloom.sql import claims, questions
 from taskloom.sql.storage import SqlStorage
-from taskloom.task import Task, TaskStatus
+from taskloom.storage_queue import StorageQueue
 
 __all__ = ["SqlQueue"]
 
-_LOOK_EVERY = 1.0
-"""Seconds after which a waiting claim looks whatever it was told, or not told."""
 
-
-class SqlQueue(MessageQueue):
+class SqlQueue(StorageQueue[SqlStorage]):
     """Claims straight from its storage: adding or settling there is putting or acknowledging here.
 
-    storage = SqlStorage.from_url("sqlite:///tasks.db")
-    async with SqlQueue(storage) as queue:
-        await queue.put("mail", [Task(type="send", queue_id="mail", payload={})])
-        [delivery] = await queue.claim("mail", 10, lease=60)
+    A claim is one atomic UPDATE, and so are `extend`, `ack` and `release`.
+
+        storage = SqlStorage.from_url("sqlite:///tasks.db")
+        async with SqlQueue(storage) as queue:
+            await queue.put("mail", [Task(type="send", queue_id="mail", payload={})])
+            [delivery] = await queue.claim("mail", 10, lease=60)
     """
 
     name = "sql"
-    features = QueueFeatures(durable=True, delay=True, exclusive=True, single_ack=True)
 
     def __init__(self, storage: SqlStorage) -> None:
-        self.storage: SqlStorage = storage
-        self._database = storage.database
-        self._clock = storage.database.clock
-        self._idle: set[str] = set()
+        super().__init__(storage, storage.database)
 
     @classmethod
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:
         """A queue that makes its own storage: see `SqlDatabase.from_url`."""
         return cls(SqlStorage.from_url(url, clock=clock))
-
-    async def open(self) -> None:
-        await self._database.open(self)
-
-    async def upgrade(self) -> None:
-        await self._database.upgrade()
-
-    async def close(self) -> None:
-        await self._database.close(self)
-
-    async def put(self, queue_id: str, tasks: Sequence[Task[Any]]) -> None:
-        """Accept `tasks`, all or none, as SCHEDULED. A known id is left as it is."""
-        with _as_queue_errors(tasks):
-            await self.storage.add([_for_queue(task, queue_id) for task in tasks])
-
-    async def claim(
-        self, queue_id: str, limit: int, *, lease: float, wait: float = 0.0
-    ) -> list[Delivery | UnreadableRecord]:
-        """At most `limit` due tasks; one atomic UPDATE.
-
-        While it waits it takes no lock: it looks with a read, when told of a change by another
-        process, and at least once a second.
-        """
-        end = time.monotonic() + wait
-        with _as_queue_errors():
-            found = []
-            if queue_id not in self._idle:
-                found = await self.storage.claim_records(limit, lease=lease, queue_id=queue_id)
-            if not found:
-                found = await self._claim_when_due(queue_id, limit, lease, end)
-        if found:
-            self._idle.discard(queue_id)
-        else:
-            self._idle.add(queue_id)
-        return found
-
-    async def _claim_when_due(
-        self, queue_id: str, limit: int, lease: float, end: float
-    ) -> list[Delivery | UnreadableRecord]:
-        changed_here = False
-        while True:
-            change = self._database.wakeups.expect(queue_id)
-            try:
-                # What was added in this process is likely to be there still.
-                away = 0.0 if changed_here else await self._until_due(queue_id)
-                if away <= 0:
-                    found = await self.storage.claim_records(limit, lease=lease, queue_id=queue_id)
-                    if found:
-                        return found
-                left = end - time.monotonic()
-                if left <= 0:
-                    return []
-                await asyncio.wait({change}, timeout=max(0.0, min(away, left, _LOOK_EVERY)))
-                changed_here = change.done() and change.result()
-            finally:
-                change.cancel()
-
-    async def _until_due(self, queue_id: str) -> float:
-        """Seconds until the queue's first task is due; infinite when it is empty."""
-        due = await self._database.read_at_once(claims.next_due, queue_id)
-        return float("inf") if due is None else (due - self._database.now_micros()) / 1_000_000
-
-    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
-        """Lease for `lease` seconds from now; one UPDATE."""
-        with _as_queue_errors():
-            return await self.storage.extend_leases(deliveries, lease)
-
-    async def ack(self, deliveries: Sequence[Delivery | UnreadableRecord]) -> list[Delivery]:
-        """Done: executed without a result. For those who do not settle through the storage.
-
-        What was settled there is acknowledged already, and so is "no longer ours" here. A record
-        that is no task is set aside, if the storage has not done so.
-        """
-        unreadable = [record for record in deliveries if isinstance(record, UnreadableRecord)]
-        with _as_queue_errors():
-            if unreadable:
-                await self.storage.set_aside(unreadable)
-            return await self.storage.mark_executed(deliveries)
-
-    async def release(
-        self,
-        deliveries: Sequence[Delivery],
-        *,
-        delay: float = 0.0,
-        tasks: Sequence[Task[Any]] | None = None,
-    ) -> list[Delivery]:
-        """Back to the queue; one UPDATE."""
-        with _as_queue_errors():
-            if tasks is not None:
-                return await self.storage.put_back(deliveries, tasks)
-            return await self.storage.give_back(deliveries, delay=delay)
-
-    async def depth(self, queue_id: str) -> int:
-        """How many tasks are due and with nobody; those of a lapsed lease included."""
-        now = self._database.now_micros()
-        with _as_queue_errors():
-            return await self._database.read(questions.depth, queue_id, now)
-
-
-def _for_queue(task: Task[Any], queue_id: str) -> Task[Any]:
-    if task.queue_id == queue_id and task.status is TaskStatus.SCHEDULED:
-        return task
-    return replace(task, queue_id=queue_id, status=TaskStatus.SCHEDULED)
-
-
-@contextlib.contextmanager
-def _as_queue_errors(rejected: Sequence[Task[Any]] = ()) -> Iterator[None]:
-    try:
-        yield
-    except StorageUnavailableError as error:
-        raise QueueUnavailableError(str(error), rejected=rejected) from error

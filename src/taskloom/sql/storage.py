@@ -11,15 +11,15 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from taskloom.clock import SYSTEM_CLOCK, Clock
-from taskloom.interfaces import TaskStorage
 from taskloom.outcomes import Delivery, Settlement, UnreadableRecord
-from taskloom.sql import adding, changing, claiming, claims, records, settling, upkeep
+from taskloom.sql import adding, changing, claiming, claims, questions, records, settling, upkeep
 from taskloom.sql.archive import SqlArchive
 from taskloom.sql.claims import Claimed, Key
 from taskloom.sql.database import SqlDatabase
 from taskloom.sql.deliveries import Found, deliveries, deliveries_or_records
 from taskloom.sql.rows import NotATaskError, TaskRow, full_row, full_rows, micros, read_task
 from taskloom.sql.settling import SettlePart, Written
+from taskloom.storage_queue import QueueStorage
 from taskloom.task import Task, TaskStatus
 
 __all__ = ["SqlStorage", "keys_of"]
@@ -30,7 +30,7 @@ _MANY = 1_000
 """Tasks from which making rows of them moves to a thread: about 5 ms of the event loop."""
 
 
-class SqlStorage(SqlArchive, TaskStorage):
+class SqlStorage(SqlArchive, QueueStorage):
     """Tasks on SQLite or PostgreSQL; every method is one transaction.
 
     Takes an `Engine` (SQLite) or an `AsyncEngine` (PostgreSQL) of SQLAlchemy, which stays yours, or
@@ -157,6 +157,14 @@ class SqlStorage(SqlArchive, TaskStorage):
         until = self.database.now_micros() + round(lease * 1_000_000)
         gone = await self.database.write(claims.extend, keys_of(deliveries), until)
         return _of_keys(deliveries, gone)
+
+    async def next_due(self, queue_id: str) -> int | None:
+        """When the queue's first task may be claimed, in microseconds; None if there is none."""
+        return await self.database.read_at_once(claims.next_due, queue_id)
+
+    async def depth(self, queue_id: str) -> int:
+        """How many tasks of a queue could be claimed now."""
+        return await self.database.read(questions.depth, queue_id, self.database.now_micros())
 
     async def settle(self, plan: Settlement) -> list[str]:
         """Write `plan` in one transaction.
