@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from pymongo import AsyncMongoClient, MongoClient
 
 from kinesis_server import KINESIS_URL, kinesis_server
-from mongodb_server import emptied, mongodb_server
+from mongodb_server import SharedDatabase, emptied, mongodb_server
 from redis_server import free_port, redis_server
 from servers import empty_database, fresh_database, postgres
 
@@ -88,18 +88,18 @@ async def mongodb_url(mongodb_server_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def mongodb_shared(mongodb_server_url: str) -> Iterator[str]:
-    """The URL of one MongoDB database for the whole session, dropped at its end."""
+def mongodb_shared(mongodb_server_url: str) -> Iterator[SharedDatabase]:
+    """One MongoDB database for the whole session, dropped at its end."""
     name = f"taskloom_test_{uuid4().hex}"
-    yield _mongodb_database(mongodb_server_url, name)
     with MongoClient[dict[str, object]](mongodb_server_url) as client:
+        yield SharedDatabase(_mongodb_database(mongodb_server_url, name), client[name])
         client.drop_database(name)
 
 
 @pytest.fixture
-async def mongodb_emptied(mongodb_shared: str) -> AsyncIterator[str]:
+def mongodb_emptied(mongodb_shared: SharedDatabase) -> Iterator[str]:
     """The URL of a MongoDB database without documents, made much quicker than a new one."""
-    async with emptied(mongodb_shared) as url:
+    with emptied(mongodb_shared) as url:
         yield url
 
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from pymongo import AsyncMongoClient, MongoClient
-from pymongo.asynchronous.collection import AsyncCollection
+from pymongo import MongoClient
+from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-__all__ = ["emptied", "mongodb_command", "mongodb_server"]
+__all__ = ["SharedDatabase", "emptied", "mongodb_command", "mongodb_server"]
 
 PATIENCE = 30.0
 _PROGRAM = Path(__file__).with_name("mongodb_program.py")
@@ -69,22 +71,27 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path
     raise RuntimeError(f"secantusd-py did not start:\n{log.read_text()}")
 
 
-@asynccontextmanager
-async def emptied(url: str) -> AsyncIterator[str]:
+class SharedDatabase(NamedTuple):
+    """One database that tests have one after the other, with a client that stays connected."""
+
+    url: str
+    database: Database[dict[str, object]]
+
+
+@contextmanager
+def emptied(shared: SharedDatabase) -> Iterator[str]:
     """The URL of this database, which has no documents when this is left: quicker than a new one.
 
     Its collections stay, with their indexes, but for those that have held many.
     """
-    yield url
-    async with AsyncMongoClient[dict[str, object]](url) as client:
-        database = client.get_default_database()
-        for name in await database.list_collection_names():
-            await _empty(database[name])
+    yield shared.url
+    for name in shared.database.list_collection_names():
+        _empty(shared.database[name])
 
 
-async def _empty(collection: AsyncCollection[dict[str, object]]) -> None:
-    count = await collection.estimated_document_count()
+def _empty(collection: Collection[dict[str, object]]) -> None:
+    count = collection.estimated_document_count()
     if count > MANY:
-        await collection.drop()
+        collection.drop()
     elif count:
-        await collection.delete_many({})
+        collection.delete_many({})

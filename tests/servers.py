@@ -167,7 +167,7 @@ async def url_of(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[str
         async with empty_database(request.getfixturevalue("postgres_server")) as url:
             yield url
     elif kind == "mongodb":
-        async with emptied(request.getfixturevalue("mongodb_shared")) as url:
+        with emptied(request.getfixturevalue("mongodb_shared")) as url:
             yield url
     else:
         yield request.getfixturevalue("redis_url") if kind == "redis" else ""

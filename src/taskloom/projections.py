@@ -16,6 +16,7 @@ __all__ = [
     "ProjectionStatus",
     "build_projection",
     "flow_projection",
+    "may_become",
 ]
 
 ProjectionStatus: TypeAlias = Literal["scheduled", "processing", "executed", "failed"]
@@ -78,6 +79,11 @@ def build_projection(
         error,
         result,
     )
+
+
+def may_become(old: str, new: str) -> bool:
+    """Whether a row that says `old` may say `new`: it goes on, never back, and an end stays."""
+    return old == "scheduled" or (old == "processing" and new != "scheduled")
 
 
 def flow_projection(

@@ -187,8 +187,8 @@ class Engines:
         return handler
 
     def sized(self, count: int) -> int:
-        """So many, or a tenth on MongoDB, whose server here does some hundred a second."""
-        return count // 10 if self.kind == "mongodb" else count
+        """So many, or a fiftieth on MongoDB, whose server here does some hundred a second."""
+        return count // 50 if self.kind == "mongodb" else count
 
     def meddled(self, **features: Any) -> Meddled:
         """The same parts, wrapped so that calls are noted and can be made to fail."""

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import subprocess
-import sys
-import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.monitoring import CommandListener, CommandStartedEvent
 
-from mongodb_server import mongodb_server
-from redis_server import free_port
-from taskloom import QueueUnavailableError, StorageUnavailableError, Task
+from taskloom import StorageUnavailableError, Task
 from taskloom.errors import ConfigurationError, InvalidTaskError
 from taskloom.flows import FlowStep, FlowStepResult, flow_results, new_flow
 from taskloom.mongodb import (
@@ -29,7 +21,6 @@ from taskloom.mongodb import (
     MongoDBStorage,
     asking,
     claims,
-    clients,
     rows,
     schema,
     settling,
@@ -37,7 +28,6 @@ from taskloom.mongodb import (
 from taskloom.mongodb.schema import claimable
 from taskloom.outcomes import Delivery, Ending, Settlement
 from taskloom.task import FlowJoin, TaskStatus
-from taskloom.urls import parts_from_url
 
 LEASE = 60.0
 PATIENCE = 10.0
@@ -100,6 +90,35 @@ async def test_workers_never_get_one_task_twice(
     assert sorted(id for share in shares for id in share) == sorted(each.id for each in made)
 
 
+async def test_who_is_overtaken_gets_what_is_left(
+    database: MongoDBDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = MongoDBQueue(MongoDBStorage(database))
+    made = [task() for _ in range(6)]
+    await queue.put(QUEUE, made)
+    found, go_on, lease = asyncio.Event(), asyncio.Event(), claims._lease
+
+    async def held_up(*args: Any) -> list[Any]:
+        found.set()
+        await asyncio.wait_for(go_on.wait(), PATIENCE)
+        return await lease(*args)
+
+    with monkeypatch.context() as meddling:
+        meddling.setattr(claims, "_lease", held_up)
+        overtaken = asyncio.create_task(queue.claim(QUEUE, 6, lease=LEASE))
+        await asyncio.wait_for(found.wait(), PATIENCE)
+    quick = await queue.claim(QUEUE, 4, lease=LEASE)
+    go_on.set()
+    left = await asyncio.wait_for(overtaken, PATIENCE)
+    assert [_id(each) for each in quick] == [each.id for each in made[:4]]
+    assert [_id(each) for each in left] == [each.id for each in made[4:]]
+
+
+def _id(delivery: object) -> str:
+    assert isinstance(delivery, Delivery)
+    return delivery.task.id
+
+
 # Order, and many at a time
 
 
@@ -115,20 +134,51 @@ async def test_those_due_at_one_time_come_as_they_were_added(mongodb_emptied: st
     assert [each.task.id for each in found] == [each.id for each in made]
 
 
-async def test_a_statement_names_a_hundred_ids(
-    database: MongoDBDatabase, monkeypatch: pytest.MonkeyPatch
+class Asked(CommandListener):
+    """Notes how many ids each condition of a statement names."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self._look(event.command)
+
+    def _look(self, value: Any) -> None:
+        if isinstance(value, Mapping):
+            self.ids += [len(value["$in"])] if "$in" in value else []
+            value = list(value.values())
+        for each in value if isinstance(value, list) else ():
+            self._look(each)
+
+    def succeeded(self, event: object) -> None: ...
+
+    def failed(self, event: object) -> None: ...
+
+
+async def test_a_statement_names_only_so_many_ids(
+    mongodb_emptied: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "_PIECE", 2)
-    storage = MongoDBStorage(database)
-    made = [task(id=f"{n}") for n in range(5)]
-    await storage.add(made)
-    held = await storage.claim_due(9, lease=LEASE)
-    assert [each.task.id for each in held] == ["0", "1", "2", "3", "4"]
-    assert await storage.extend_leases(held, LEASE) == []
-    assert await storage.give_back(held[:3]) == []
-    assert await storage.extend_leases(held, LEASE) == held[:3]
-    assert await storage.mark_executed(held) == held[:3]
-    assert [each.id for each in await storage.get(["4", "0", "x", "2"])] == ["4", "0", "2"]
+    asked = Asked()
+    client = AsyncMongoClient[dict[str, Any]](mongodb_emptied, event_listeners=[asked])
+    async with client, MongoDBStorage(client.get_default_database()) as storage:
+        made = [task(id=f"{n}") for n in range(5)]
+        await storage.add(made)
+        held = await storage.claim_due(9, lease=LEASE)
+        assert [each.task.id for each in held] == ["0", "1", "2", "3", "4"]
+        assert await storage.extend_leases(held, LEASE) == []
+        assert await storage.give_back(held[:3]) == []
+        assert await storage.extend_leases(held, LEASE) == held[:3]
+        assert await storage.mark_executed(held) == held[:3]
+        found = await storage.get(["4", "0", "x", "0", "2"])
+        assert [each.id for each in found] == ["4", "0", "0", "2"]
+    assert {2, 1} == set(asked.ids)
+
+
+def test_pieces_name_each_id_once() -> None:
+    ids = [f"{n}" for n in range(150)]
+    assert [*asking.pieces([*ids, *ids])] == [ids[:100], ids[100:]]
+    assert [*asking.pieces([])] == []
 
 
 # A settle without transactions
@@ -281,104 +331,3 @@ async def test_a_client_that_was_given_stays_open(mongodb_emptied: str) -> None:
         async with MongoDBStorage(client.get_default_database()) as storage:
             await storage.add([task(id="kept")])
         assert await client.get_default_database()["taskloom_tasks"].count_documents({}) == 1
-
-
-# URLs
-
-
-@pytest.mark.parametrize("scheme", ["mongodb", "mongodb+srv"])
-def test_a_url_is_one_database_for_everything(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from taskloom.clock import SYSTEM_CLOCK
-
-    seen: list[str] = []
-    real = AsyncMongoClient[Any]
-    monkeypatch.setattr(
-        clients, "AsyncMongoClient", lambda url, **_: seen.append(url) or real("mongodb://host/db")
-    )
-    parts = parts_from_url(f"{scheme}://me:hunter2@host/db?socketTimeoutMS=7", SYSTEM_CLOCK)
-    assert isinstance(parts.storage, MongoDBStorage)
-    assert isinstance(parts.queue, MongoDBQueue)
-    assert parts.queue.storage is parts.storage
-    assert parts.flow_barrier is not None
-    assert parts.entity_projections is not None
-    assert parts.flow_barrier.storage is parts.entity_projections.storage is parts.storage
-    assert "hunter2" not in repr(parts.storage.database)
-    (url,) = seen
-    assert url.startswith(f"{scheme}://me:hunter2@host/db?socketTimeoutMS=7&")
-    assert "serverSelectionTimeoutMS=3000" in url
-
-
-def test_a_url_that_makes_no_sense_shows_no_password() -> None:
-    with pytest.raises(ConfigurationError, match="is no url of a MongoDB: write") as caught:
-        MongoDBStorage.from_url("mongodb://me:hunter2@host:port/db")
-    assert "hunter2" not in str(caught.value)
-
-
-def test_without_the_driver_the_extra_is_named() -> None:
-    code = (
-        "import sys; sys.modules['pymongo'] = None\n"
-        "from taskloom.app import Loom\n"
-        "try: Loom('mongodb://host/db')\n"
-        "except ImportError as error: print(error)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'taskloom[mongodb]'" in run.stdout
-
-
-# A server that is away
-
-
-@pytest.fixture
-def forgotten_sockets() -> Iterator[None]:
-    """pymongo 4.20 does not close the socket of a connection that was cut while it was made."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
-@pytest.mark.usefixtures("forgotten_sockets")
-async def test_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
-    port = free_port()
-    async with contextlib.AsyncExitStack() as held:
-        with mongodb_server(tmp_path, port, "--sync-on-commit") as url:
-            queue = MongoDBQueue.from_url(f"{url}/db?serverSelectionTimeoutMS=300")
-            await held.enter_async_context(queue)
-            await queue.put(QUEUE, [task(id="kept")])
-        with pytest.raises(QueueUnavailableError, match="cannot be reached") as caught:
-            await queue.put(QUEUE, [task(id="rejected")])
-        assert [each.id for each in caught.value.rejected] == ["rejected"]
-        with pytest.raises(StorageUnavailableError, match="cannot be reached"):
-            await queue.storage.settle(Settlement(added=(task(), task())))
-        with mongodb_server(tmp_path, port, "--sync-on-commit"):
-            delivery = await asyncio.wait_for(_take_once_it_is_back(queue), PATIENCE)
-            assert delivery.task.id == "kept"
-
-
-async def _take_once_it_is_back(queue: MongoDBQueue) -> Delivery:
-    while True:
-        # The driver looks twice a second, and says so after 0.3 seconds.
-        with contextlib.suppress(QueueUnavailableError):
-            return await take(queue)
-
-
-@pytest.mark.usefixtures("forgotten_sockets")
-async def test_many_who_wait_for_a_server_are_few_attempts() -> None:
-    attempts = 0
-
-    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal attempts
-        attempts += 1
-        writer.close()
-
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        url = f"mongodb://127.0.0.1:{port}/db?serverSelectionTimeoutMS=1500"
-        database = MongoDBDatabase.from_url(url)
-        tasks = database.collections.tasks
-        waiting = (tasks.find_one({}) for _ in range(20))
-        answers = await asyncio.gather(*waiting, return_exceptions=True)
-        assert {type(each) for each in answers} == {ServerSelectionTimeoutError}
-        assert 1 <= attempts <= 10
-        with pytest.raises(StorageUnavailableError, match="cannot be reached"):
-            await database.open()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from taskloom.interfaces.entity_projections import EntityProjections
 from taskloom.memory.copies import copied
-from taskloom.projections import EntityTaskProjection, ProjectionStatus
+from taskloom.projections import EntityTaskProjection, may_become
 from taskloom.task import EntityRef
 
 __all__ = ["InMemoryProjections"]
@@ -30,7 +30,7 @@ class InMemoryProjections(EntityProjections):
             old = self._rows.get(entry.task_id)
             if old is None:
                 self._rows[entry.task_id] = entry
-            elif _may_become(old.status, entry.status):
+            elif may_become(old.status, entry.status):
                 self._rows[entry.task_id] = _merged(old, entry)
 
     async def get(self, task_ids: Sequence[str]) -> list[EntityTaskProjection]:
@@ -46,10 +46,6 @@ class InMemoryProjections(EntityProjections):
         ]
         found.sort(key=lambda row: (row.updated_at, row.task_id), reverse=True)
         return _copies(found[:limit])
-
-
-def _may_become(old: ProjectionStatus, new: ProjectionStatus) -> bool:
-    return old == "scheduled" or (old == "processing" and new != "scheduled")
 
 
 def _merged(old: EntityTaskProjection, new: EntityTaskProjection) -> EntityTaskProjection:

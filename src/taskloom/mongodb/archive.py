@@ -159,6 +159,8 @@ class MongoDBArchive(TaskArchive):
         with self.database.calling():
             found = self.kept.tasks.find(over, {"_id": 1}).sort("updated", 1).limit(limit)
             ids = [each["_id"] async for each in found]
+            if not ids:
+                return 0
             gone = await self.kept.tasks.delete_many({"_id": {"$in": ids}, **over})
         return gone.deleted_count
 

@@ -291,6 +291,8 @@ async def prune(at: Writing, kept: Collections, before: int, limit: int) -> int:
     over = {"sent": {"$gt": EVER, "$lt": before}}
     found = kept.flows.find(over, {"_id": 1}, session=at.session).sort("sent", 1).limit(limit)
     ids = [each["_id"] async for each in found]
+    if not ids:
+        return 0
     # The flow last: as long as it is there, this can be done again.
     await kept.flow_steps.delete_many({"flow": {"$in": ids}}, session=at.session)
     gone = await kept.flows.delete_many({"_id": {"$in": ids}}, session=at.session)

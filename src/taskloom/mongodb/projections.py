@@ -13,7 +13,7 @@ from taskloom.mongodb.changing import rewrite
 from taskloom.mongodb.rows import Document, entity_name, micros, moment
 from taskloom.mongodb.schema import Collection
 from taskloom.mongodb.transacting import Writing
-from taskloom.projections import EntityTaskProjection
+from taskloom.projections import EntityTaskProjection, may_become
 from taskloom.task import EntityRef
 
 __all__ = ["fetch", "of_entity", "upsert"]
@@ -30,15 +30,11 @@ async def upsert(at: Writing, kept: Collection, entries: Sequence[EntityTaskProj
         for new in by_id[id]:
             if now is None:
                 now = new
-            elif _may_become(now["status"], new["status"]):
+            elif may_become(now["status"], new["status"]):
                 now = _over(now, new)
         return None if now is old else now
 
     await rewrite(at, kept, list(by_id), merged)
-
-
-def _may_become(old: str, new: str) -> bool:
-    return old == "scheduled" or (old == "processing" and new != "scheduled")
 
 
 def _over(old: Document, new: Document) -> Document:

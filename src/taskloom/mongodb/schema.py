@@ -6,7 +6,6 @@ spells out its condition; so does every query here, and MongoDB's planner takes 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -131,10 +130,11 @@ async def _create(lacking: Mapping[str, Collection]) -> None:
 
 async def _lacking(collections: Collections) -> dict[str, Collection]:
     """The collections that do not have all their indexes."""
-    indexed = {name: getattr(collections, name) for name in _INDEXES}
-    found = await asyncio.gather(*(each.index_information() for each in indexed.values()))
-    return {
-        name: collection
-        for (name, collection), known in zip(indexed.items(), found, strict=True)
-        if not {index.document["name"] for index in _INDEXES[name]} <= known.keys()
-    }
+    lacking: dict[str, Collection] = {}
+    # One after the other: all at once would open a connection for each.
+    for name, indexes in _INDEXES.items():
+        collection: Collection = getattr(collections, name)
+        known = await collection.index_information()
+        if not {index.document["name"] for index in indexes} <= known.keys():
+            lacking[name] = collection
+    return lacking

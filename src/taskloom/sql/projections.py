@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from taskloom.codec import decode, encode
-from taskloom.projections import EntityTaskProjection
+from taskloom.projections import EntityTaskProjection, may_become
 from taskloom.sql.dialect import Source, insert_into, over_rows, without_nul
 from taskloom.sql.rows import micros, moment
 from taskloom.sql.schema import projections
@@ -108,13 +108,9 @@ def _folded(rows: Sequence[ProjectionRow]) -> list[ProjectionRow]:
         old = kept.get(row[_ID])
         if old is None:
             kept[row[_ID]] = row
-        elif _may_become(old[_STATUS], row[_STATUS]):
+        elif may_become(old[_STATUS], row[_STATUS]):
             kept[row[_ID]] = _merged(old, row)
     return list(kept.values())
-
-
-def _may_become(old: str, new: str) -> bool:
-    return old == "scheduled" or (old == "processing" and new != "scheduled")
 
 
 def _merged(old: ProjectionRow, new: ProjectionRow) -> ProjectionRow:

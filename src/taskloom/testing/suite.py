@@ -43,6 +43,8 @@ class Suite:
 
     lease: float = 0.3
     """Seconds of the leases that cases let run out. Longer where an engine is slow to answer."""
+    shrink: int = 1
+    """By what the sizes of the largest cases are divided: for a server that is slow per record."""
 
     async def pass_time(self, seconds: float) -> None:
         """Let the engine's clock go on by so much; a virtual clock overrides it."""
