@@ -7,8 +7,9 @@ Seen with 0.7.0b3:
   (`transactionLifetimeLimitSeconds`); here it is once it had no statement for two seconds, sooner
   than the leases of tests that kill their clients.
 - A write of many documents that meets a transaction's keeps the lock on the collection while it
-  waits. If that transaction has another statement for the collection, both wait for ever, and in the
-  end the whole server does. Here it gives up the lock while it waits.
+  waits. If that transaction has another statement for the collection, both wait for ever, and soon
+  the whole server does (`_update_chunk retrying on write conflicts for 250 s` in its log). Here it
+  gives up the lock while it waits.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from taskloom.clock import Clock
 from taskloom.errors import UnavailableError
 from taskloom.interfaces.message_queue import MessageQueue
 from taskloom.interfaces.task_storage import TaskStorage
+from taskloom.outage import reason
 from taskloom.outcomes import Delivery, Outcome
 
 __all__ = ["Claim", "Keeper"]
@@ -190,7 +191,7 @@ class Keeper:
             self._away = False
         except (UnavailableError, TimeoutError) as error:
             if not self._away:
-                _log.warning("leases cannot be renewed: %s; trying again", error)
+                _log.warning("leases cannot be renewed: %s; trying again", reason(error))
             self._away = True
 
     async def _extend(self, claims: list[Claim]) -> None:

@@ -7,11 +7,16 @@ import random
 
 from taskloom.clock import Clock
 
-__all__ = ["Outage"]
+__all__ = ["Outage", "reason"]
 
 _log = logging.getLogger(__name__)
 
 SHORTEST, LONGEST = 0.1, 5.0
+
+
+def reason(error: BaseException) -> str:
+    """What an outage's error says; a call that was given up says nothing of its own."""
+    return str(error) or "no answer in time"
 
 
 class Outage:
@@ -34,7 +39,7 @@ class Outage:
         """Wait before the next try; False when that would be after `until` (monotonic)."""
         if not self.away:
             self._since = self._clock.monotonic()
-            _log.warning("%s: %s; trying again until it works", self._doing, error)
+            _log.warning("%s: %s; trying again until it works", self._doing, reason(error))
         self._delay = min(LONGEST, self._delay * 2 or SHORTEST)
         if self._clock.monotonic() + self._delay > until:
             return False

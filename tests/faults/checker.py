@@ -166,9 +166,19 @@ def _leases_respected(case: Case) -> Iterator[Violation]:
             if after.t < before.until - case.rules.skew:
                 if history.cut_between(before.pid, before.since, after.t):
                     continue  # it gave the task up, and did not hear that this was done
+                if _stopped_as_it_settled(history, id, before, after):
+                    continue
                 yield Violation("I6", id, f"taken before its lease ended: {_held(before, after)}")
             elif not history.fault_between(before.pid, before.since, after.t):
                 yield Violation("I6", id, f"a living worker lost it: {_held(before, after)}")
+
+
+def _stopped_as_it_settled(history: History, id: str, before: Claimed, after: Claimed) -> bool:
+    """Whether its process stopped between the end of the run and what its server answered to it."""
+    ends = [run.end for run in history.runs.get(id, ()) if run.pid == before.pid]
+    faults = history.faults.get(before.pid, ())
+    stops = [t for t, word in faults if word == "stop" and t <= after.t]
+    return any(before.since <= end <= stop for end in ends for stop in stops)
 
 
 def _held(before: Claimed, after: Claimed) -> str:

@@ -33,6 +33,8 @@ class MongoDBPlace(Place):
     """An empty database of one's own, with everything in its transactions."""
 
     apart = False
+    # Twelve statements, of some hundred a second that the server does for all workers together.
+    upkeep = 2.0
 
     def __init__(self, url: str, directory: Path, *, beside: bool) -> None:
         # Without transactions a step may count, and its task run again.

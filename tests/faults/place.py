@@ -27,6 +27,8 @@ class Place(ABC):
     """There are no transactions: what is added in one call may be kept in part."""
     forgets: ClassVar[bool] = False
     """A task that its parent puts again, and that has no row, is another one to the queue."""
+    upkeep: ClassVar[float] = 0.5
+    """Seconds between two passes of upkeep of one worker."""
     hurries: ClassVar[bool] = True
     """What a dead process held of the upkeep is free in seconds: its end is waited for here."""
 

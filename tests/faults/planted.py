@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha1
 from typing import Any
@@ -16,6 +17,11 @@ from taskloom.carrying import Carried, Steps
 from taskloom.flow_keeper import FlowKeeper
 from taskloom.flows import join_task
 from taskloom.interfaces import FlowNews, FlowRecord, FlowSettled
+from taskloom.mongodb import claims as document_claims
+from taskloom.mongodb import settling as documents
+from taskloom.mongodb.rows import Document
+from taskloom.mongodb.schema import Collection, Collections
+from taskloom.mongodb.transacting import Writing
 from taskloom.outcomes import Delivery, Settlement
 from taskloom.redis import server
 from taskloom.redis.scripts import Script
@@ -96,6 +102,42 @@ def _acknowledge_before_storing() -> None:
         return await carry_out(self, verdicts, rows, doubtful, steps)
 
     SteppedCarrier.carry_out = in_another_order  # type: ignore[method-assign]
+
+
+def _no_fencing_of_documents() -> None:
+    """A settle is written to a document whatever its epoch is."""
+
+    def held(ids: list[str], epoch: int) -> Document:
+        return {"_id": {"$in": ids}}
+
+    def may_end(row: Any, known: Any) -> bool:
+        return True
+
+    documents._held = held
+    documents._may_end = may_end
+
+
+def _claim_what_was_found() -> None:
+    """What was due when it was looked for is taken, though another one may have been quicker."""
+    lease = document_claims._lease
+
+    async def in_any_case(
+        tasks: Collection, ids: Sequence[str], which: Document, now: int, until: int
+    ) -> list[Document]:
+        return await lease(tasks, ids, {}, now, until)
+
+    document_claims._lease = in_any_case
+
+
+def _end_documents_first() -> None:
+    """The endings are written before what follows from them."""
+    add = documents.add_what_follows
+
+    async def in_another_order(at: Writing, kept: Collections, plan: Any, gone: set[Any]) -> None:
+        await documents.end(at, kept.tasks, plan, gone, datetime.now(UTC))
+        await add(at, kept, plan, gone)
+
+    documents.add_what_follows = in_another_order
 
 
 def _random_child_ids() -> None:
@@ -184,6 +226,9 @@ GUARDS: dict[str, Callable[[], None]] = {
     "acknowledge-last": _acknowledge_first,
     "stream-fencing": _no_fencing_on_streams,
     "acknowledge-after-storing": _acknowledge_before_storing,
+    "document-fencing": _no_fencing_of_documents,
+    "claim-only-what-is-due": _claim_what_was_found,
+    "end-documents-last": _end_documents_first,
     "derived-ids": _random_child_ids,
     "leases": _rescue_by_age,
     "release-not-counted": _release_counts,

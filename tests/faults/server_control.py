@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import asyncpg
+import pytest
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
@@ -39,7 +40,9 @@ __all__ = [
 ]
 
 PATIENCE = 30.0
-ENGINES = ("postgresql", "redis")
+FORGETS_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+"""See the fixture `forgotten_sockets`."""
+ENGINES = ["postgresql", "redis", pytest.param("mongodb", marks=FORGETS_SOCKETS)]
 
 
 class ServerControl(ABC):

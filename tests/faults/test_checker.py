@@ -192,6 +192,21 @@ def _given_up_over_a_cut_connection(cut: bool = True) -> Story:
     return story
 
 
+def _failed_and_stopped(ended: bool = True) -> Story:
+    """Its failure was settled as another attempt, and it stopped before it heard that."""
+    story = Story(retries=1)
+    story.claim(1)
+    story.start("r1")
+    if ended:
+        story.end("r1", word="fail")
+    story.fault("stop")
+    story.claim(2, B, deliveries=1, wait=0.1)
+    story.start("r2", B, attempt=1)
+    story.end("r2", B)
+    story.settle(2, B)
+    return story
+
+
 def _set_aside_after_a_death_unsaid(died: bool = True) -> Story:
     """One of those it killed had not yet noted that it had claimed it."""
     story = Story()
@@ -215,6 +230,7 @@ def _set_aside_after_a_death_unsaid(died: bool = True) -> Story:
         lambda: Story().whole(),
         _started_late,
         _given_up_over_a_cut_connection,
+        _failed_and_stopped,
         _set_aside_after_a_death_unsaid,
         _killed_and_again,
         _finder_killed,
@@ -451,6 +467,7 @@ def test_a_planted_violation_is_found(invariant: str, plant: Callable[[Story], N
     [
         ("I5", _started_late(held_up=False)),
         ("I6", _given_up_over_a_cut_connection(cut=False)),
+        ("I6", _failed_and_stopped(ended=False)),
         ("I4", _set_aside_after_a_death_unsaid(died=False)),
     ],
 )

@@ -37,7 +37,7 @@ async def note(n: int) -> int:
 """
 
 
-@pytest.fixture(params=["postgresql", "redis"])
+@pytest.fixture(params=["postgresql", "redis", "mongodb"])
 def url(request: pytest.FixtureRequest) -> str:
     """A place of its own for the tasks."""
     if request.param != "redis":

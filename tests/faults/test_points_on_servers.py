@@ -9,6 +9,9 @@ by the server. On Redis queue and storage are two things, and between them lie m
 - C13, C14: acknowledged, or given back for another attempt, and nobody has the answer.
 - C15: claimed from the storage, put on the queue, noted as such.
 
+On MongoDB a process dies between the commands of a settle, too: in a transaction all of them are
+undone, without one those that came before stay.
+
 `TASKLOOM_TEST_TIMES=20` goes through all of them so often.
 """
 
@@ -28,8 +31,9 @@ from rig import OpenRig, Rig, seed_of
 
 TIMES = int(os.environ.get("TASKLOOM_TEST_TIMES", "1"))
 KILLED = -signal.SIGKILL
-LEASES = {"kinesis": 3.0}
-"""Where one of 1 s is too short: what a process held comes again after the lock of its shard."""
+LEASES = {"kinesis": 3.0, "mongodb": 4.0, "mongodb-steps": 4.0}
+"""Where one of 1 s is too short: what a process held of a shard comes again after the shard's lock;
+to claim, renew or settle a hundred tasks takes the server of MongoDB up to half a second each."""
 Point = tuple[str, str, Mapping[str, int]]
 
 MIXED = {"plain": 3, "parent": 3, "flaky": 2, "batch": 2, "eager": 1, "keyed": 1, "delayed": 3}
@@ -39,6 +43,31 @@ PARENTS = {"parent": 1}
 FLAKY = {"flaky": 1}
 PLAIN = {"plain": 1}
 DELAYED = {"delayed": 1}
+
+IN_DOCUMENTS: list[Point] = [
+    ("C15", "recover.before", MIXED),
+    ("C01", "claim.after", MIXED),
+    ("C02", "project.before", ON_ENTITIES),
+    ("C03", "body.before", MIXED),
+    ("C06", "settle.at-insert", PARENTS),
+    ("C06, C07", "settle.mid-insert", PARENTS),
+    ("C07", "settle.before", MIXED),
+    ("C08", "settle.at-update", PARENTS),
+    ("C13", "settle.mid-update", MIXED),
+    ("C09", "settle.at-result", FLOWS),
+    ("C09", "settle.mid-result", FLOWS),
+    ("C09", "settle.at-count", FLOWS),
+    ("C10", "settle.mid-count", FLOWS),
+    ("C11", "settle.at-sent", FLOWS),
+    ("C11", "settle.mid-sent", FLOWS),
+    ("C11", "settle.at-project", FLOWS),
+    ("C12", "settle.mid-project", FLOWS),
+    ("C12", "settle.after", MIXED),
+    ("C14", "settle-retry.after", FLAKY),
+    ("C19", "extend.before", PLAIN),
+    ("C19", "extend.after", PLAIN),
+    ("C15", "recover.after", MIXED),
+]
 
 # Whoever dies in its upkeep leaves a lock on it: the points of C15 lie apart.
 POINTS: dict[str, list[Point]] = {
@@ -125,6 +154,8 @@ POINTS: dict[str, list[Point]] = {
         ("C19", "extend-rows.before", PLAIN),
         ("C19", "extend-rows.after", PLAIN),
     ],
+    "mongodb": [*IN_DOCUMENTS, ("C12", "settle.before-commit", PARENTS)],
+    "mongodb-steps": IN_DOCUMENTS,
 }
 
 
@@ -136,8 +167,10 @@ async def test_a_worker_dies_everywhere(tmp_path: Path, open_rig: OpenRig, engin
     async with open_rig(tmp_path / "rig", _rules(engine, len(points)), engine=engine) as rig:
         for nth, (_, point, kinds) in enumerate(points):
             long = point.startswith("extend")  # so that leases are renewed
-            generator = Generator(seed + nth, kinds, busy=1.5 if long else 0.05)
-            await add(rig.loom, rig.recorder, [generator.make() for _ in range(8)])
+            # The server of MongoDB does some hundred operations a second.
+            count, lasting = (3, 4.0) if engine.startswith("mongodb") else (8, 1.5)
+            generator = Generator(seed + nth, kinds, busy=lasting if long else 0.05)
+            await add(rig.loom, rig.recorder, [generator.make() for _ in range(count)])
             pid = await rig.start(crash=point)
             await _dies(rig, pid, point)
         for kind in ("dies-once", "unencodable"):  # C04, C05
@@ -170,6 +203,7 @@ DRAINS = {
         "release.before",
         "release.after",
     ],
+    "mongodb": ["drain.settle.before", "drain.settle.after", "release.before", "release.after"],
 }
 
 
@@ -197,6 +231,7 @@ ADDS = {
     "postgresql": ["add.before", "add.after"],
     "redis": ["add.before", "add.after", "put.before", "put.after"],
     "kinesis": ["add.before", "add.after", "put.before", "put.after"],
+    "mongodb": ["add.before", "add.after"],
 }
 
 

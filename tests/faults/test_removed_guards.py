@@ -66,6 +66,23 @@ async def _deaths(rig: Rig, guard: str, kind: str, point: str) -> None:
     await rig.start(without=guard)
 
 
+async def _deaths_between_steps(rig: Rig, guard: str) -> None:
+    """Parents, and workers that die when they have written how these ended."""
+    await _deaths(rig, guard, "parent", "settle.mid-update")
+
+
+async def _crowd(rig: Rig, guard: str) -> None:
+    """Workers that all wait for the same tasks."""
+    for _ in range(3):
+        await rig.start(without=guard)
+    await rig.all_ready()
+    generator = Generator(97)
+    for _ in range(4):
+        made = [generator.make("plain", **{"for": 0.3}) for _ in range(3)]
+        await add(rig.loom, rig.recorder, made)
+        await rig.until("run.end", count=len(rig.of("add.ok")) * len(made))
+
+
 async def _long_tasks(rig: Rig, guard: str) -> None:
     """Tasks that take longer than a lease."""
     for _ in range(2):
@@ -118,6 +135,10 @@ CASES = [
     ("stream-fencing", _late_settle, {"I2"}, "redis"),
     ("acknowledge-after-storing", _parent_deaths, {"I4", "I15"}, "redis"),
     ("derived-ids", _eager_deaths, {"I15"}, "redis"),
+    ("document-fencing", _late_settle, {"I2"}, "mongodb"),
+    ("document-fencing", _late_settle, {"I2"}, "mongodb-steps"),
+    ("claim-only-what-is-due", _crowd, {"I5", "I6"}, "mongodb"),
+    ("end-documents-last", _deaths_between_steps, {"I4", "I15"}, "mongodb-steps"),
 ]
 
 
@@ -152,6 +173,8 @@ RUNS = [
     [
         *((run, "sqlite") for run in RUNS),
         *((run, engine) for run in RUNS_ON_SERVERS for engine in ("postgresql", "redis")),
+        *((run, "mongodb") for run in (_late_settle, _crowd)),
+        *((run, "mongodb-steps") for run in (_late_settle, _deaths_between_steps)),
     ],
 )
 async def test_the_same_runs_are_clean_with_every_guard_in_place(

@@ -11,20 +11,21 @@ import time
 from pathlib import Path
 
 import pytest
-from case import Rules
 from generator import Generator
 from nursery import Nursery
 from proxy import Proxy, proxy_to
 from rig import Rig, rig_on, seed_of
 from server_control import ENGINES, ServerControl, server
-from under_load import adding, away, settled, size
+from under_load import adding, away, rules_on, settled, size
 
-RULES = Rules(lease=2.0, max_deliveries=100)
+pytestmark = pytest.mark.usefixtures("forgotten_sockets")
+
 WORKERS = 3
 KILLS = size(3, 10)
 STOPPED_FOR = 20.0
-AGAIN_WITHIN = 5.0
-"""Seconds from the server's first answer until tasks are claimed."""
+AGAIN_WITHIN = {"mongodb": 15.0}
+"""Seconds from the server's first answer until each worker has claimed, if not five. Tasks for all
+of them are fewer where the server does some hundred operations a second."""
 RECONNECTS = 20
 """In a second, of one process: fewer than this."""
 
@@ -46,7 +47,7 @@ async def test_nothing_accepted_is_lost_when_the_server_is_killed(
     seed = seed_of(20261122)
     rng = random.Random(seed)
     async with server(engine) as control, proxy_to(control.port, engine) as proxy:
-        async with rig_on(nursery, tmp_path / "rig", RULES, engine, control.url) as rig:
+        async with rig_on(nursery, tmp_path / "rig", rules_on(engine), engine, control.url) as rig:
             first = await rig.start(url=through(control, proxy))
             pids = {first, *[await rig.start() for _ in range(WORKERS - 1)]}
             await rig.until("worker.ready", count=WORKERS)
@@ -70,7 +71,7 @@ async def test_nothing_accepted_is_lost_when_the_server_is_killed(
     )
     assert not violations, "\n".join(map(str, violations))
     assert client.refused, "no call was hit: the test shows nothing"
-    assert max(again) < AGAIN_WITHIN
+    assert max(again) < AGAIN_WITHIN.get(engine, 5.0)
     assert fastest < RECONNECTS
 
 
@@ -92,7 +93,7 @@ async def test_a_server_that_hangs(tmp_path: Path, nursery: Nursery, engine: str
     generator = Generator(seed)
     async with (
         server(engine) as control,
-        rig_on(nursery, tmp_path / "rig", RULES, engine, control.url) as rig,
+        rig_on(nursery, tmp_path / "rig", rules_on(engine), engine, control.url) as rig,
     ):
         pids = [await rig.start() for _ in range(WORKERS)]
         await rig.until("worker.ready", count=WORKERS)

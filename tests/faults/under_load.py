@@ -8,22 +8,31 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from case import Rules
 from generator import KINDS, Generator, Made
 from rig import Rig
 
 from taskloom import Loom
 from taskloom.errors import UnavailableError
 
-__all__ = ["Adding", "adding", "away", "note_away", "settled", "size"]
+__all__ = ["Adding", "adding", "away", "note_away", "rules_on", "settled", "size"]
 
 CALM_KINDS = {kind: weight for kind, weight in KINDS.items() if kind != "expiring"}
 """Whether a task expires while its server is away is nobody's fault."""
 SOON = 0.05
+_SLOWER = {"mongodb": 15}
+"""Times as long between two calls: its server does some hundred operations a second."""
+_LEASES = {"mongodb": 5.0}
 
 
 def size(short: int, long: int) -> int:
     """How much of something; `TASKLOOM_TEST_LONG` makes it the long version."""
     return long if os.environ.get("TASKLOOM_TEST_LONG") else short
+
+
+def rules_on(engine: str) -> Rules:
+    """Of workers whose server is harmed again and again; no task is what kills them."""
+    return Rules(lease=_LEASES.get(engine, 2.0), max_deliveries=100)
 
 
 class Adding:
@@ -73,9 +82,10 @@ class Adding:
 async def adding(
     rig: Rig, loom: Loom, seed: int, *, pause: float, kinds: Mapping[str, int] = CALM_KINDS
 ) -> AsyncIterator[Adding]:
-    """Tasks are added; when this is left, all of them were accepted."""
+    """Tasks are added, `pause` seconds apart where the server is quick; when this is left, all of
+    them were accepted."""
     client = Adding(rig, loom, seed, kinds)
-    work = asyncio.create_task(client.run(pause))
+    work = asyncio.create_task(client.run(pause * _SLOWER.get(rig.engine, 1)))
     try:
         yield client
         client.stop()

@@ -115,7 +115,7 @@ class Process:
                 lease=order.lease,
                 max_deliveries=order.max_deliveries,
                 shutdown_grace_period=order.grace,
-                mature_interval=0.5,
+                mature_interval=place.upkeep,
                 storage_horizon=NEAR,
                 stale_after=order.stale_after,
                 lifecycle=LifecycleConfig(mode="sync", heartbeat_interval=1.0),
