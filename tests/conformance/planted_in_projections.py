@@ -14,32 +14,32 @@ from taskloom.memory import projections as engine
 UPSERT = "upsert_projections"
 
 
-@fault("projections", "a terminal status is overwritten", engine, "_may_become")
+@fault("projections", "a terminal status is overwritten", engine, "may_become")
 def _(original, old, new):
     return original(old, new) or (old in ("executed", "failed") and old != new)
 
 
-@fault("projections", "an end said again is overwritten", engine, "_may_become")
+@fault("projections", "an end said again is overwritten", engine, "may_become")
 def _(original, old, new):
     return original(old, new) or old == new
 
 
-@fault("projections", "a failed task may still execute", engine, "_may_become")
+@fault("projections", "a failed task may still execute", engine, "may_become")
 def _(original, old, new):
     return original(old, new) or (old, new) == ("failed", "executed")
 
 
-@fault("projections", "what runs is scheduled again", engine, "_may_become")
+@fault("projections", "what runs is scheduled again", engine, "may_become")
 def _(original, old, new):
     return original(old, new) or (old, new) == ("processing", "scheduled")
 
 
-@fault("projections", "what is scheduled cannot end unless it ran", engine, "_may_become")
+@fault("projections", "what is scheduled cannot end unless it ran", engine, "may_become")
 def _(original, old, new):
     return original(old, new) and not (old == "scheduled" and new in ("executed", "failed"))
 
 
-@fault("projections", "the first row is all there ever is", engine, "_may_become")
+@fault("projections", "the first row is all there ever is", engine, "may_become")
 def _(original, old, new):
     return False
 
@@ -121,7 +121,7 @@ async def _(original, self, entries):
     (entry,) = entries
     old = self._rows[entry.task_id]
     await asyncio.sleep(0)
-    if engine._may_become(old.status, entry.status):
+    if engine.may_become(old.status, entry.status):
         self._rows[entry.task_id] = engine._merged(old, entry)
 
 
