@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from pymongo import AsyncMongoClient, MongoClient
 
 from kinesis_server import KINESIS_URL, kinesis_server
-from mongodb_server import SharedDatabase, emptied, mongodb_server
+from mongodb_server import MONGODB_URL, SharedDatabase, emptied, mongodb_server
 from redis_server import free_port, redis_server
 from servers import empty_database, fresh_database, postgres
 
@@ -71,7 +71,7 @@ def kinesis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def mongodb_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A MongoDB for the whole session: `TASKLOOM_TEST_MONGODB_URL`, or one started here."""
-    if given := os.environ.get("TASKLOOM_TEST_MONGODB_URL"):
+    if given := os.environ.get(MONGODB_URL):
         yield given
         return
     with mongodb_server(tmp_path_factory.mktemp("mongodb"), free_port()) as url:

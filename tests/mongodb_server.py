@@ -21,8 +21,10 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-__all__ = ["SharedDatabase", "emptied", "mongodb_command", "mongodb_server"]
+__all__ = ["MONGODB_URL", "SharedDatabase", "emptied", "mongodb_command", "mongodb_server"]
 
+MONGODB_URL = "TASKLOOM_TEST_MONGODB_URL"
+"""A server on which databases may be made."""
 PATIENCE = 30.0
 _PROGRAM = Path(__file__).with_name("mongodb_program.py")
 MANY = 1_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
@@ -14,7 +15,16 @@ from case import Rules
 from nursery import Nursery
 from rig import OpenRig, Rig, rig_on
 
+from mongodb_server import MONGODB_URL, mongodb_server
+from redis_server import free_port
 from servers import fresh_database
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On MongoDB the rig is for `make test-long`: see RELIABILITY.md."""
+    for item in items:
+        if "mongodb" in item.name:
+            item.add_marker("long")
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +86,14 @@ async def _account(request: pytest.FixtureRequest, directory: Path) -> AsyncIter
 
 @asynccontextmanager
 async def _documents(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[str]:
-    # The rig takes it away. Directly: the driver would look for its server past a proxy.
-    server = request.getfixturevalue("mongodb_server_url")
-    yield f"{server}/rig_{uuid4().hex}?directConnection=true"
+    # Directly: the driver would look for its server past a proxy.
+    place = f"rig_{uuid4().hex}?directConnection=true"
+    if given := os.environ.get(MONGODB_URL):
+        yield f"{given}/{place}"  # the rig takes its database away
+        return
+    # One of its own: this server may stand still after many kills, and would for all that follow.
+    with mongodb_server(directory, free_port()) as server:
+        yield f"{server}/{place}"
 
 
 _OWN = {
