@@ -133,8 +133,15 @@ def _extra_runs_explained(case: Case) -> Iterator[Violation]:
             finished = before.word in ("ok", "fail")
             if _started_late(case.history, after):
                 continue
-            if not case.history.fault_between(before.pid, before.start, after.start, hard=finished):
+            since = _held_since(case.history, before)
+            if not case.history.fault_between(before.pid, since, after.start, hard=finished):
                 yield Violation("I5", id, f"ran again without a reason: {before}, then {after}")
+
+
+def _held_since(history: History, run: Run) -> float:
+    """When its process began to ask for the lease under which it ran."""
+    claims = (c for c in history.claims.get(run.task, ()) if c.pid == run.pid and c.t <= run.start)
+    return max((claim.since for claim in claims), default=run.start)
 
 
 def _started_late(history: History, run: Run) -> bool:

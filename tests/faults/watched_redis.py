@@ -90,6 +90,7 @@ class WatchedRedisQueue(RedisQueue):
         call = super().claim(queue_id, limit, lease=lease, wait=wait)
         since = time.monotonic()
         found = await call
+        self._watch.note_if_slow("claim", since, wait)
         keys = [
             (each.task.id, _epoch(each), str(each.delivery_count))
             for each in found
