@@ -91,6 +91,7 @@ class Intake:
         parts = self._parts
         left = self._without_poison(claim, deliveries)
         try:
+            left = await self._still_ours(claim, left)
             await parts.on_claim(claim, deliveries)
             async with asyncio.timeout(parts.keeper.call_limit):
                 left = await self._without_crowd(claim, left)
@@ -104,6 +105,14 @@ class Intake:
         finally:
             for delivery in left:
                 claim.ended(Outcome(delivery, Word.RELEASED, delay=SHED_DELAY))
+
+    async def _still_ours(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
+        """Without those that went to another worker while the claim was on its way to us."""
+        gone = await self._parts.keeper.confirm(claim)
+        for delivery in deliveries:
+            if delivery in gone:
+                claim.ended(Outcome(delivery, Word.LOST))
+        return [delivery for delivery in deliveries if delivery not in gone]
 
     def _without_poison(self, claim: Claim, deliveries: list[Delivery]) -> list[Delivery]:
         limit = self._parts.max_deliveries

@@ -46,21 +46,26 @@ class Parts:
 
 
 class Gate:
-    """A call that hangs until `open` is set: `reached` when it came, `left` when it is given up."""
+    """A call that hangs until `open` is set: `reached` when it came, `left` when it is given up.
 
-    def __init__(self) -> None:
+    `answer`: it is done, and its answer hangs.
+    """
+
+    def __init__(self, *, answer: bool = False) -> None:
+        self._answer = answer
         self.reached = asyncio.Event()
         self.open = asyncio.Event()
         self.left = asyncio.Event()
 
     async def __call__(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        done = await work() if self._answer else None
         self.reached.set()
         try:
             await self.open.wait()
         except asyncio.CancelledError:
             self.left.set()
             raise
-        return await work()
+        return done if self._answer else await work()
 
 
 class Meddled(Parts):
@@ -92,7 +97,13 @@ class Meddled(Parts):
 
     def hold(self, name: str) -> Gate:
         """The next call hangs until its gate is opened."""
-        gate = Gate()
+        return self._gate(name, Gate())
+
+    def hold_answer(self, name: str) -> Gate:
+        """The next call is done, and its answer hangs until its gate is opened."""
+        return self._gate(name, Gate(answer=True))
+
+    def _gate(self, name: str, gate: Gate) -> Gate:
         self._faults[name].append(gate)
         return gate
 

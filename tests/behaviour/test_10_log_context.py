@@ -55,6 +55,7 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))
+        # The filter adds it; the stubs of logging know no such attribute.
         self.fields.append(record.log_context)  # type: ignore[attr-defined]
 
 

@@ -184,6 +184,7 @@ def _adds(through: str, count: int, caught: bool) -> Any:
             if through == "actions":
                 actions.add_tasks(children)
             else:
+                # Hung on the function by its test: the handler is made after it.
                 await parent.handler.add_tasks(children)  # type: ignore[attr-defined]
         except TooManyChildrenError:
             if not caught:

@@ -186,6 +186,59 @@ async def test_r4_a_renewal_that_hung_is_tried_again_in_time(still: Engines) -> 
     assert other == []
 
 
+async def test_r4_what_took_long_to_claim_is_renewed_before_it_starts(still: Engines) -> None:
+    parts, runs, other = still.meddled(), Runs(gate=asyncio.Event()), Runs()
+    assert runs.gate is not None
+    claim = parts.hold_answer("queue.claim")
+    handler = still.handler({TYPE: single(runs)}, parts=parts, lease=10)
+    helper = still.handler({TYPE: single(other)})
+    await handler.add_tasks([make_task()])
+    batch = asyncio.create_task(handler.process_batch(QUEUE))
+    await until(claim.reached)
+    await still.pass_time(8)
+    claim.open.set()
+    await runs.reach(1)
+    assert parts.done.count("queue.extend") == 1
+    await still.pass_time(3)  # the lease of the claim would be over
+    assert (await helper.process_batch(QUEUE)).claimed == 0
+    runs.gate.set()
+    assert (await batch).succeeded == 1
+    assert other == []
+
+
+async def test_r4_what_was_lost_while_it_was_claimed_does_not_start(still: Engines) -> None:
+    parts, runs, other = still.meddled(), Runs(), Runs()
+    claim = parts.hold_answer("queue.claim")
+    handler = still.handler({TYPE: single(runs)}, parts=parts, lease=10)
+    helper = still.handler({TYPE: single(other)}, lease=10)
+    await handler.add_tasks([make_task()])
+    batch = asyncio.create_task(handler.process_batch(QUEUE))
+    await until(claim.reached)
+    await still.pass_time(11)
+    assert (await helper.process_batch(QUEUE)).succeeded == 1
+    claim.open.set()
+    await batch
+    assert (runs, len(other)) == ([], 1)
+
+
+async def test_r4_what_took_long_to_claim_and_cannot_be_renewed_is_released(
+    still: Engines,
+) -> None:
+    parts, runs = still.meddled(), Runs()
+    claim = parts.hold_answer("queue.claim")
+    parts.fail("queue.extend")
+    handler = still.handler({TYPE: single(runs)}, parts=parts, lease=10)
+    await handler.add_tasks([make_task()])
+    batch = asyncio.create_task(handler.process_batch(QUEUE))
+    await until(claim.reached)
+    await still.pass_time(8)
+    claim.open.set()
+    assert (await batch).released == 1
+    assert runs == []
+    await still.pass_time(1)  # what is released for want of an answer comes back after a second
+    assert (await handler.process_batch(QUEUE)).succeeded == 1
+
+
 async def test_r4_a_waiting_task_whose_lease_cannot_be_trusted_is_not_started(
     memory: Engines,
 ) -> None:

@@ -13,8 +13,9 @@ from case import TERMINAL, Case, Rules, Violation
 from flow_rules import FLOW_RULES, ended_early
 from history import Claimed, History, Run, read_history
 from recorder import Event, Final
+from recovery import found_again
 
-__all__ = ["Rules", "Violation", "check", "recoveries"]
+__all__ = ["Rules", "Violation", "check"]
 
 ENDED = TERMINAL | {"done"}
 """What a settle says; "done": acknowledged by a process that wrote nothing about it."""
@@ -132,11 +133,11 @@ def _extra_runs_explained(case: Case) -> Iterator[Violation]:
             if before.word == "fail" and after.attempt == before.attempt + 1:
                 continue
             finished = before.word in ("ok", "fail")
-            if _put_again(case, id) or any(
-                _started_late(case.history, run) for run in (before, after)
-            ):
+            if _put_again(case, id) or _started_late(case.history, after):
                 continue
-            if not case.history.fault_between(before.pid, before.start, after.start, hard=finished):
+            lease = _lease_of(case.history, before)
+            since = before.start if lease is None else lease.since
+            if not case.history.fault_between(before.pid, since, after.start, hard=finished):
                 yield Violation("I5", id, f"ran again without a reason: {before}, then {after}")
 
 
@@ -146,12 +147,18 @@ def _put_again(case: Case, id: str) -> bool:
     return case.rules.forgets and len(case.history.runs.get(parent, ())) > 1
 
 
+def _lease_of(history: History, run: Run) -> Claimed | None:
+    """The last lease that its process was given before it started; None: none was seen."""
+    claims = [c for c in history.claims.get(run.task, ()) if c.pid == run.pid and c.t <= run.start]
+    return claims[-1] if claims else None
+
+
 def _started_late(history: History, run: Run) -> bool:
     """Whether its process was held up between the claim and the start, past its lease."""
-    claims = [c for c in history.claims.get(run.task, []) if c.pid == run.pid and c.t <= run.start]
-    if not claims or run.start < claims[-1].until:
+    lease = _lease_of(history, run)
+    if lease is None or run.start < lease.until:
         return False
-    return bool(history.fault_between(run.pid, claims[-1].since, run.start, hard=True))
+    return bool(history.fault_between(run.pid, lease.since, run.start, hard=True))
 
 
 def _leases_respected(case: Case) -> Iterator[Violation]:
@@ -164,13 +171,20 @@ def _leases_respected(case: Case) -> Iterator[Violation]:
             if not taken or history.deaths.get(before.pid, float("inf")) <= after.t + UNSAID:
                 continue
             if after.t < before.until - case.rules.skew:
-                if history.cut_between(before.pid, before.since, after.t):
+                heard = _asked_again(history, id, before, after.t)
+                if history.cut_between(before.pid, before.since, heard):
                     continue  # it gave the task up, and did not hear that this was done
                 if _stopped_as_it_settled(history, id, before, after):
                     continue
                 yield Violation("I6", id, f"taken before its lease ended: {_held(before, after)}")
             elif not history.fault_between(before.pid, before.since, after.t):
                 yield Violation("I6", id, f"a living worker lost it: {_held(before, after)}")
+
+
+def _asked_again(history: History, id: str, lease: Claimed, t: float) -> float:
+    """When a settle under this lease was said again, and refused; no earlier than `t`."""
+    said = (each for each in history.settled.get(id, ()) if each.epoch == lease.epoch)
+    return max([t, *(each.since for each in said if not each.accepted)])
 
 
 def _stopped_as_it_settled(history: History, id: str, before: Claimed, after: Claimed) -> bool:
@@ -288,64 +302,6 @@ def _in_time(case: Case) -> Iterator[Violation]:
                 ended = min(ended, run.end)
 
 
-def recoveries(history: History) -> Iterator[tuple[Run, float, float]]:
-    """Runs that a killed process had in hand and did not settle: when it died, when they went on.
-
-    Infinite where the run never came again.
-    """
-    settled = {
-        (each.pid, id)
-        for id, settles in history.settled.items()
-        for each in settles
-        if each.accepted
-    }
-    for id, runs in history.runs.items():
-        starts = [run.start for run in runs]
-        for run in runs:
-            died = history.deaths.get(run.pid)
-            if died is None or run.start > died or (run.pid, id) in settled or run.word:
-                continue
-            yield run, died, min((t for t in starts if t > died), default=float("inf"))
-
-
-def _found_again(case: Case) -> Iterator[Violation]:
-    limit = case.rules.lease + case.rules.recovery
-    for run, died, again in recoveries(case.history):
-        since, found = _next_holder(case.history, run.task, died, again, limit)
-        final = case.finals.get(run.task)
-        ends = ("expired", "cancelled")  # whoever found it had no need to run it
-        over = final is not None and (final.poison or final.status in ends)
-        if found - since > limit and not (over and found == float("inf")):
-            claims = [(c.pid, round(c.t, 3)) for c in case.history.claims.get(run.task, [])]
-            yield Violation(
-                "I13",
-                run.task,
-                f"{run} was cut short at {died:.3f}; it went on at {again:.3f}; found "
-                f"{found - since:.3f} s after its holder's death; claims: {claims[-12:]}",
-            )
-
-
-def _next_holder(
-    history: History, task: str, died: float, again: float, limit: float
-) -> tuple[float, float]:
-    """Since when nobody living held the task, and when somebody did.
-
-    Whoever found it may have been killed before starting it: then it has to be found within the
-    limit of that death. With a living holder it is found; it may then wait for its slot or lock.
-    """
-    since = died
-    for claim in history.claims.get(task, []):
-        if claim.t <= died:
-            continue
-        if claim.t >= again:
-            break
-        dead = history.deaths.get(claim.pid, float("inf"))
-        if claim.t - since > limit or dead >= again:
-            return since, claim.t
-        since = max(since, dead)
-    return since, again
-
-
 def _figures_agree(case: Case) -> Iterator[Violation]:
     if case.figures is None:
         return
@@ -391,7 +347,7 @@ _RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     _releases_not_counted,
     _in_order,
     _in_time,
-    _found_again,
+    found_again,
     _figures_agree,
     _children_once,
     _nothing_left,

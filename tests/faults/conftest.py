@@ -92,7 +92,7 @@ async def _documents(request: pytest.FixtureRequest, directory: Path) -> AsyncIt
         yield f"{given}/{place}"  # the rig takes its database away
         return
     # One of its own: this server may stand still after many kills, and would for all that follow.
-    with mongodb_server(directory, free_port()) as server:
+    with mongodb_server(directory.parent, free_port()) as server:
         yield f"{server}/{place}"
 
 

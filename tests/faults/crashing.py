@@ -81,9 +81,13 @@ class Watch:
             raise
         answer = await call
         self.here(f"{name}.after")
-        if time.monotonic() - since > SLOW:
-            self.note("fault", word="stall", target=os.getpid(), since=since, call=name)
+        self.note_if_slow(name, since)
         return answer, since
+
+    def note_if_slow(self, name: str, since: float, wait: float = 0.0) -> None:
+        """Note a call that began at `since`, and may `wait`, as a stall if it took that long."""
+        if time.monotonic() - since > wait + SLOW:
+            self.note("fault", word="stall", target=os.getpid(), since=since, call=name)
 
 
 def retries(endings: Iterable[Ending]) -> bool:

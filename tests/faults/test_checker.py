@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 
 import pytest
@@ -179,6 +178,25 @@ def _started_late(held_up: bool = True) -> Story:
     return story
 
 
+def _claimed_slowly(slow: bool = True) -> Story:
+    """Most of its lease was over when the answer came: it ended after it, and ran elsewhere."""
+    story = Story()
+    asked = story.t
+    if slow:
+        story.note("fault", 1, 0.9, word="stall", target=A)
+        story.events[-1].since = asked
+    story.claim(1)
+    story.events[-1].since = asked
+    story.start("r1")
+    story.claim(2, B, deliveries=2, wait=1.1)
+    story.end("r1")
+    story.settle(1, status="executed refused", final=False)
+    story.start("r2", B)
+    story.end("r2", B)
+    story.settle(2, B)
+    return story
+
+
 def _given_up_over_a_cut_connection(cut: bool = True) -> Story:
     """It was released, which the worker did not hear; nobody else knew."""
     story = Story()
@@ -229,6 +247,7 @@ def _set_aside_after_a_death_unsaid(died: bool = True) -> Story:
     [
         lambda: Story().whole(),
         _started_late,
+        _claimed_slowly,
         _given_up_over_a_cut_connection,
         _failed_and_stopped,
         _set_aside_after_a_death_unsaid,
@@ -466,6 +485,7 @@ def test_a_planted_violation_is_found(invariant: str, plant: Callable[[Story], N
     ("invariant", "story"),
     [
         ("I5", _started_late(held_up=False)),
+        ("I5", _claimed_slowly(slow=False)),
         ("I6", _given_up_over_a_cut_connection(cut=False)),
         ("I6", _failed_and_stopped(ended=False)),
         ("I4", _set_aside_after_a_death_unsaid(died=False)),
@@ -522,7 +542,9 @@ def test_the_order_of_the_files_does_not_matter() -> None:
     assert story.found() == set()
 
 
+@pytest.mark.timeout(60)
 def test_it_keeps_up_with_long_histories() -> None:
+    """It takes seconds: what is quadratic in the tasks would take hours."""
     events: list[Event] = []
     finals: list[Final] = []
     for number in range(20_000):
@@ -535,8 +557,4 @@ def test_it_keeps_up_with_long_histories() -> None:
         story.spec.id = f"x{number}"
         events += story.events
         finals.append(Final(f"x{number}", "executed", 7))
-    started = time.process_time()
     assert check(events, finals) == []
-    rate = len(events) / (time.process_time() - started)
-    # It does more than 100,000; half of that, because the machine has other work too.
-    assert rate > 50_000, f"{rate:,.0f} events a second"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from checker import Rules, recoveries
+from checker import Rules
 from generator import Generator, add
 from history import read_history
 from msgspec.structs import replace
 from nemesis import Nemesis
+from recovery import recoveries
 from rig import OpenRig, Rig, seed_of
 
 STEPS = 10

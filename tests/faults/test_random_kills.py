@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
-from checker import Rules, recoveries
+from checker import Rules
 from generator import Generator, add
 from history import read_history
 from nemesis import Nemesis
+from recovery import recoveries
 from rig import OpenRig, seed_of
 
 KILLS = int(os.environ.get("TASKLOOM_TEST_KILLS", "60"))

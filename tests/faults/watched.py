@@ -127,6 +127,7 @@ class NotingStorage:
         call = super().claim_records(limit, lease=lease, queue_id=queue_id, now=now)
         since = time.monotonic()
         found = await call
+        self.watch.note_if_slow("claim", since)
         keys = [
             (each.task.id, each.receipt, str(each.delivery_count))
             for each in found

@@ -58,9 +58,10 @@ class QueueNotes:
     ) -> None:
         self._watch, self._written, self._epoch_of = watch, written, epoch_of
 
-    async def claim(self, call: Coroutine[Any, Any, Claimed], lease: float) -> Claimed:
+    async def claim(self, call: Coroutine[Any, Any, Claimed], lease: float, wait: float) -> Claimed:
         since = time.monotonic()
         found = await call
+        self._watch.note_if_slow("claim", since, wait)
         held = [each for each in found if isinstance(each, Delivery)]
         keys = [(each.task.id, self._epoch_of(each), str(each.delivery_count)) for each in held]
         if keys:

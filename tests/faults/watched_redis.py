@@ -66,7 +66,7 @@ class WatchedRedisQueue(RedisQueue):
         self, queue_id: str, limit: int, *, lease: float, wait: float = 0.0
     ) -> list[Delivery | UnreadableRecord]:
         call = super().claim(queue_id, limit, lease=lease, wait=wait)
-        return await self._notes.claim(call, lease)
+        return await self._notes.claim(call, lease, wait)
 
     async def extend(self, deliveries: Sequence[Delivery], lease: float) -> list[Delivery]:
         return await self._notes.extend(super().extend(deliveries, lease), deliveries, lease)

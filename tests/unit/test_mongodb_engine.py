@@ -197,7 +197,7 @@ async def test_who_dies_after_the_children_makes_them_again(
         raise StorageUnavailableError("gone")
 
     with monkeypatch.context() as dying:
-        dying.setattr(settling, "end", die)
+        dying.setattr(settling, "finish", die)
         with pytest.raises(StorageUnavailableError):
             await storage.settle(plan)
     # The acknowledgement is the last write: the parent is held still, the child is there.
@@ -219,10 +219,34 @@ async def test_in_a_transaction_there_is_no_child_without_its_parents_end(
     async def die(*args: object) -> list[str]:
         raise StorageUnavailableError("gone")
 
-    monkeypatch.setattr(settling, "end", die)
+    monkeypatch.setattr(settling, "finish", die)
     with pytest.raises(StorageUnavailableError):
         await storage.settle(plan)
     assert [each.id for each in await storage.get(["parent", "child"])] == ["parent"]
+
+
+async def test_a_renewal_meanwhile_waits_for_a_settle_and_does_not_undo_it(
+    database: MongoDBDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = MongoDBStorage(database)
+    await storage.add([task(id="parent")])
+    (parent,) = await storage.claim_due(1, lease=LEASE)
+    follow, renewals = settling.add_what_follows, list[asyncio.Task[Any]]()
+    tries = 0
+
+    async def renewed_meanwhile(*args: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            renewals.append(asyncio.create_task(storage.extend_leases([parent], LEASE)))
+            await asyncio.wait(renewals, timeout=0.5)  # it waits, and is no signal then
+        await follow(*args)
+
+    monkeypatch.setattr(settling, "add_what_follows", renewed_meanwhile)
+    plan = Settlement((Ending(parent, TaskStatus.EXECUTED, children=(task(id="child"),)),))
+    assert await storage.settle(plan) == []
+    assert tries == 1
+    assert await asyncio.wait_for(renewals[0], PATIENCE) == [parent]  # ended: nobody's by then
 
 
 # Waking

@@ -37,7 +37,7 @@ async def settle(
     at: Writing, kept: Collections, plan: Settlement, rows: Written, now: datetime
 ) -> FlowSettled:
     """Write `plan`, of which `rows` are the documents."""
-    gone = await settling.lost(at, kept.tasks, rows.ends)
+    gone = await settling.begin(at, kept.tasks, rows, now)
     going = [
         ending for ending, row in zip(plan.endings, rows.ends, strict=True) if row.key not in gone
     ]
@@ -50,7 +50,7 @@ async def settle(
     news = await _move(at, kept, {flow.flow_id for flow in new}, said, now)
     if plan.projecting:
         await _project(at, kept.projections, [f for f in new if f.flow_id in opened], news, now)
-    return FlowSettled(await settling.end(at, kept.tasks, rows, gone, now) + refused, news)
+    return FlowSettled(await settling.finish(at, kept.tasks, rows, gone, now) + refused, news)
 
 
 async def _open(at: Writing, kept: Collection, new: Iterable[NewFlow], now: datetime) -> set[str]:

@@ -31,9 +31,9 @@ from taskloom.task import Task, TaskStatus
 __all__ = [
     "Written",
     "add_what_follows",
+    "begin",
     "change_waiting",
-    "end",
-    "lost",
+    "finish",
     "mark_executed",
     "prepare",
     "settle",
@@ -141,13 +141,35 @@ def _follows(row: EndRow) -> bool:
 
 async def settle(at: Writing, kept: Collections, plan: Written, now: datetime) -> list[str]:
     """Write `plan`. Returns the ids for which nothing was written."""
-    gone = set[Key]() if plan.is_simple else await lost(at, kept.tasks, plan.ends)
+    alone = plan.is_simple and at.session is None
+    gone = set[Key]() if alone else await begin(at, kept.tasks, plan, now)
     await add_what_follows(at, kept, plan, gone)
     refused = await change_waiting(at, kept.tasks, plan, now)
-    return await end(at, kept.tasks, plan, gone, now) + refused
+    return await finish(at, kept.tasks, plan, gone, now) + refused
 
 
-async def lost(at: Writing, tasks: Collection, rows: Sequence[EndRow]) -> set[Key]:
+async def begin(at: Writing, tasks: Collection, plan: Written, now: datetime) -> set[Key]:
+    """The endings that are not to be written, before anything is.
+
+    In a transaction the others are written here: from then on a renewal of their leases waits for
+    it. Later, each one that came between would undo it all, again and again.
+    """
+    if at.session is not None:
+        return await _end(at, tasks, plan.ends, plan, now)
+    return await _lost(at, tasks, plan.ends)
+
+
+async def finish(
+    at: Writing, tasks: Collection, plan: Written, gone: set[Key], now: datetime
+) -> list[str]:
+    """Write the endings that are not `gone`, if that is not done; the ids of those not written."""
+    if at.session is None:
+        rows = [row for row in plan.ends if row.key not in gone]
+        gone = gone | await _end(at, tasks, rows, plan, now)
+    return [row.id for row in plan.ends if row.key in gone]
+
+
+async def _lost(at: Writing, tasks: Collection, rows: Sequence[EndRow]) -> set[Key]:
     """The endings that are not to be written: their lease is gone, or they had ended otherwise.
 
     One that was settled so before, by a call whose answer got lost, is not among them.
@@ -181,18 +203,15 @@ async def change_waiting(at: Writing, tasks: Collection, plan: Written, now: dat
     return refused + await changing.unqueue(at, tasks, plan.unqueued, now)
 
 
-async def end(
-    at: Writing, tasks: Collection, plan: Written, gone: set[Key], now: datetime
-) -> list[str]:
-    """Write the endings that are not `gone`; the ids of those that were not written."""
-    rows = [row for row in plan.ends if row.key not in gone]
+async def _end(
+    at: Writing, tasks: Collection, rows: Sequence[EndRow], plan: Written, now: datetime
+) -> set[Key]:
+    """Write endings; those that were not written, and had not been before."""
     if plan.fenced:
         unwritten = await _end_held(at, tasks, rows, micros(now))
     else:
         unwritten = await _end_free(at, tasks, rows, micros(now))
-    if unwritten:
-        gone = gone | await lost(at, tasks, unwritten)
-    return [row.id for row in plan.ends if row.key in gone]
+    return await _lost(at, tasks, unwritten) if unwritten else set()
 
 
 async def _end_held(
