@@ -134,7 +134,7 @@ def _end_documents_first() -> None:
     add = documents.add_what_follows
 
     async def in_another_order(at: Writing, kept: Collections, plan: Any, gone: set[Any]) -> None:
-        await documents.end(at, kept.tasks, plan, gone, datetime.now(UTC))
+        await documents.finish(at, kept.tasks, plan, gone, datetime.now(UTC))
         await add(at, kept, plan, gone)
 
     documents.add_what_follows = in_another_order
