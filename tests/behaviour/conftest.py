@@ -30,6 +30,15 @@ async def _opened(
         yield opened
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`engines` and `still` on each engine, or on those that a module's mark `on` names."""
+    on = metafunc.definition.get_closest_marker("on")
+    given = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    for name in ("engines", "still"):
+        if name in metafunc.fixturenames and name not in given:
+            metafunc.parametrize(name, KINDS if on is None else on.args, indirect=True)
+
+
 @pytest.fixture
 def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that waits is woken, or finds nothing for longer than a test has patience."""
@@ -37,14 +46,14 @@ def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"taskloom.{poll}", 3600.0)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
 async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
     """Each engine in real time."""
     async with _opened(request, SystemClock(), tmp_path) as opened:
         yield opened
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
 async def still(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
     """Each engine whose time is ours, standing still: `await still.pass_time(seconds)` moves it.
 

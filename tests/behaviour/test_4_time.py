@@ -26,6 +26,9 @@ from harness import (
 )
 from taskloom import BatchSummary, Task, TaskHandler, TaskStatus, TaskTimeoutError, log_context
 
+# What is looked at here comes to pass in the worker, the same on every engine.
+pytestmark = pytest.mark.on("memory", "sqlite")
+
 SHORT = 0.02
 """Seconds until an executor's time-out, which is what these tests wait for."""
 

@@ -12,6 +12,9 @@ import pytest
 from harness import PATIENCE, QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, single
 from taskloom import BatchSummary, Task, TaskHandler, TaskStatus, log_context
 
+# What is looked at here comes to pass in the worker, the same on every engine.
+pytestmark = pytest.mark.on("memory", "sqlite")
+
 
 class Odd(BaseException):
     """Neither an Exception nor anything Python knows."""

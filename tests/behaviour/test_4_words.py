@@ -21,6 +21,9 @@ from taskloom import (
     TaskStatus,
 )
 
+# What is looked at here comes to pass in the worker, the same on every engine.
+pytestmark = pytest.mark.on("memory", "sqlite")
+
 
 async def run_batch(handler: TaskHandler, limit: int = 10) -> BatchSummary:
     async with asyncio.timeout(PATIENCE):

@@ -12,6 +12,9 @@ import pytest
 from harness import QUEUE, TYPE, Diary, Engines, Runs, make_task, multi, parallel, serving, single
 from taskloom import Executor, Task, TaskStatus
 
+# What is looked at here comes to pass in the worker, the same on every engine.
+pytestmark = pytest.mark.on("memory", "sqlite")
+
 
 class Odd(BaseException):
     """An exception that `except Exception` does not see."""
