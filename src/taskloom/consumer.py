@@ -175,16 +175,21 @@ class Intake:
         missing = [id for id in stored if id not in claim.rows]
         if not missing:
             return deliveries
-        ended = {task.id: task for task in await parts.storage.get(missing)}
+        known = {task.id: task for task in await parts.storage.get(missing)}
+        ended = {id: row for id, row in known.items() if row.status.terminal}
         over = [d for d in deliveries if (row := ended.get(d.task.id)) and not _may_owe(row, d)]
         if over:
             await parts.on_ended([ended[delivery.task.id] for delivery in over])
             await parts.queue.ack(over)
             claim.close([delivery.task.id for delivery in over])
+        busy = known.keys() - ended.keys()
+        for delivery in deliveries:
+            if delivery.task.id in busy:  # not taken, and not over: it is looked at again
+                claim.ended(Outcome(delivery, Word.RELEASED, delay=SHED_DELAY))
         return [
             claim.replace(delivery, expires_at=None) if delivery.task.id in ended else delivery
             for delivery in deliveries
-            if delivery.task.id in claim.open
+            if delivery.task.id in claim.open and delivery.task.id not in busy
         ]
 
     async def _set_aside(self, records: list[UnreadableRecord]) -> None:
