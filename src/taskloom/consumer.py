@@ -172,18 +172,23 @@ class Intake:
         makes up for it does not expire.
         """
         stored = [d.task.id for d in deliveries if d.task.status is TaskStatus.QUEUED]
-        missing = self._stored_since(claim.queue_id, deliveries)
-        if not (stored or missing):
+        going_on = self._stored_since(claim.queue_id, deliveries)
+        if not (stored or going_on):
             return deliveries
         parts = self._parts
         if stored:
             rows = await parts.storage.take_over(stored, lease=parts.keeper.lease)
             claim.rows = {row.task.id: row for row in rows}
-            missing += [id for id in stored if id not in claim.rows]
             deliveries = await self._without_outdated(claim, deliveries)
+        missing = [*going_on, *(id for id in stored if id not in claim.rows)]
         if not missing:
             return deliveries
         known = {task.id: task for task in await parts.storage.get(missing)}
+        # Not taken, and not over: they are looked at again.
+        busy = {id for id, row in known.items() if not row.status.terminal}.difference(going_on)
+        for delivery in [each for each in deliveries if each.task.id in busy]:
+            claim.ended(Outcome(delivery, Word.RELEASED, delay=SHED_DELAY))
+        deliveries = [each for each in deliveries if each.task.id not in busy]
         over = [d for d in deliveries if (row := known.get(d.task.id)) and not _may_owe(row, d)]
         if over:
             rows_over = [known[delivery.task.id] for delivery in over]

@@ -95,6 +95,10 @@ class Meddled(Parts):
         """The next calls are done, but reported as failed."""
         self._faults[name].extend([_after(name)] * times)
 
+    def answer(self, name: str, value: Any) -> None:
+        """The next call is answered with `value`, nothing done."""
+        self._faults[name].append(_answered(value))
+
     def hold(self, name: str) -> Gate:
         """The next call hangs until its gate is opened."""
         return self._gate(name, Gate())
@@ -151,6 +155,13 @@ def _after(name: str) -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]
     async def fault(work: Callable[[], Awaitable[Any]]) -> Any:
         await work()
         raise _error(name)
+
+    return fault
+
+
+def _answered(value: Any) -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
+    async def fault(work: Callable[[], Awaitable[Any]]) -> Any:
+        return value
 
     return fault
 

@@ -166,6 +166,22 @@ async def test_r3_an_outcome_after_a_lost_lease_is_counted_and_told(
     assert "refused" in caplog.text
 
 
+@pytest.mark.parametrize("still", ["memory", "redis"], indirect=True)
+async def test_3_2_a_row_that_was_not_taken_and_is_not_over_is_looked_at_again(
+    still: Engines,
+) -> None:
+    """A queue beside its storage: its record must not be given up, or nobody would run the task."""
+    parts, runs = still.meddled(), Runs()
+    handler = still.handler({TYPE: single(runs)}, parts=parts)
+    (task,) = await handler.add_tasks([make_task(force_store=True)])
+    parts.answer("storage.take_over", [])
+    assert (await handler.process_batch(QUEUE)).released == 1
+    assert (runs, await still.status(task)) == ([], TaskStatus.QUEUED)
+    await still.pass_time(1)
+    assert (await handler.process_batch(QUEUE)).succeeded == 1
+    assert await still.status(task) is TaskStatus.EXECUTED
+
+
 async def test_r4_a_renewal_that_hung_is_tried_again_in_time(still: Engines) -> None:
     parts, runs, other = still.meddled(), Runs(gate=asyncio.Event()), Runs()
     assert runs.gate is not None

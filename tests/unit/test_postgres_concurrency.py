@@ -128,6 +128,21 @@ async def test_leases_are_renewed_while_tasks_are_settled(
     assert await settle == []
 
 
+@pytest.mark.usefixtures("calm")
+async def test_who_takes_a_task_over_waits_for_who_writes_to_it(
+    databases: Databases, outside: Any
+) -> None:
+    """As a move to a queue does that is not committed yet, when the queue has the task already."""
+    storage, tasks = SqlStorage(databases[0]), some(30)
+    await storage.add(tasks)
+    wanted = [task.id for task in shuffled(tasks, 1)]
+    async with outside.transaction():
+        await outside.execute(_LOCK, tasks[20].id)
+        taking = asyncio.create_task(storage.take_over(wanted, lease=60))
+        await waiting_for_locks(outside, 1)
+    assert [each.task.id for each in await taking] == wanted
+
+
 async def test_cancelled_or_claimed_but_never_both(databases: Databases) -> None:
     storages = [SqlStorage(database) for database in databases]
     tasks = some(400)

@@ -129,16 +129,21 @@ def take_over(conn: Connection, ids: Sequence[str], now: int, until: int) -> lis
 def _of_ids() -> Select[Any]:
     keys = KEYS.table()
     ended = or_(*(_c.status == status.value for status in TaskStatus if status.terminal))
-    found = _leasable().join(keys, _c.id == keys.c.id)
-    return _as_claimed(found.where(said_of(keys.c.id, ~ended)).subquery("r"))
+    found = _next_lease().join(keys, _c.id == keys.c.id).where(said_of(keys.c.id, ~ended))
+    # Whoever is writing to one of them just now is waited for: it has to be taken all the same.
+    return _as_claimed(found.order_by(_c.id).with_for_update(of=tasks).subquery("r"))
 
 
 def _leasable() -> Select[Any]:
-    """Rows as they will be under their next lease, locked by who reads them."""
+    """Rows as they will be under their next lease, locked by who reads them; not locked ones."""
+    return _next_lease().with_for_update(of=tasks, skip_locked=True)
+
+
+def _next_lease() -> Select[Any]:
     return select(
         *(_c.seq, func.coalesce(_place(), 0).label("due"), _c.id, (_c.epoch + 1).label("epoch")),
         *((_c.deliveries + 1).label("deliveries"), _c.body),
-    ).with_for_update(of=tasks, skip_locked=True)
+    )
 
 
 def _as_claimed(rows: FromClause) -> Select[Any]:
