@@ -32,11 +32,11 @@ demo: $(READY) ## Index a folder as a durable flow on SQLite: FOLDER=… for ano
 
 test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults
-	@$(BIN)/python -m pytest -q -n 3 --dist load -m "not alone and not long" tests/faults
+	@$(BIN)/python -m pytest -q -n 3 --dist load -m "not alone and not mongodb" tests/faults
+	@$(BIN)/python -m pytest -q -n 2 --dist load -m mongodb tests/faults
 	@$(BIN)/python -m pytest -q -m alone tests/faults
 
-test-long: $(READY) ## The long versions: kills on MongoDB, 100,000 simulations, 10,000 examples of each barrier, 1,000 cuts
-	@$(BIN)/python -m pytest -q -n 2 --dist load -m long tests/faults
+test-long: $(READY) ## The long versions: 100,000 simulations, 10,000 examples of each barrier, 1,000 cuts
 	@TASKLOOM_TEST_EXAMPLES=10000 $(BIN)/python -m pytest -q -n 2 tests/conformance/test_barrier_machine.py
 	@TASKLOOM_TEST_LONG=1 $(BIN)/python -m pytest -q -n 2 tests/faults/test_servers.py tests/faults/test_cuts.py
 	@TASKLOOM_SIMULATIONS=100000 $(BIN)/python -m pytest -q -n auto --dist load tests/simulation

@@ -21,10 +21,10 @@ from servers import fresh_database
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On MongoDB the rig is for `make test-long`: see RELIABILITY.md."""
+    """What runs on MongoDB, in a stage of its own."""
     for item in items:
         if "mongodb" in item.name:
-            item.add_marker("long")
+            item.add_marker("mongodb")
 
 
 @pytest.fixture(scope="session")
