@@ -34,6 +34,7 @@ class KinesisPlace(Place):
 
     apart = True
     forgets = True
+    outlast = 3.0  # locks of shards last for two
 
     def __init__(self, url: str, directory: Path, *, beside: bool) -> None:
         super().__init__(url, directory, beside=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from functools import partial
 
 from generator import Generator, add
@@ -15,6 +16,8 @@ __all__ = ["LAST_WORD", "Nemesis", "stopped_in_its_body"]
 
 STOPPED_FOR = 1.5
 """Leases of a stopped process that pass before it goes on."""
+AT_WORK_WITHIN = 2.0
+"""Seconds in which a worker will run something, while tasks are added."""
 LAST_WORD = {
     "postgresql": "settle.before",
     "redis": "ack.before",
@@ -54,9 +57,9 @@ class Nemesis:
                 await self._rig.ended(victim)  # nobody dies twice
 
     async def stop_and_continue(self, count: int) -> None:
-        """SIGSTOP past the lease, then SIGCONT, one worker after the other."""
+        """SIGSTOP past the lease, then SIGCONT: one worker after the other, each at work."""
         for _ in range(count):
-            victim = self._victim()
+            victim = await self._at_work() or self._victim()
             while victim is None:
                 await self._pause()
                 victim = self._victim()
@@ -81,6 +84,21 @@ class Nemesis:
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._random.uniform(0.5, 1.5) * self._pace)
+
+    async def _at_work(self) -> int | None:
+        """A worker that runs something just now, chosen at random; None if none does for long."""
+        end = time.monotonic() + AT_WORK_WITHIN
+        while time.monotonic() < end:
+            self._rig.reader.read()
+            events = self._rig.reader.events
+            over = {event.run for event in events if event.kind == "run.end"}
+            runs = [
+                event for event in events if event.kind == "run.start" and event.run not in over
+            ]
+            if choice := sorted({event.pid for event in runs} & self._rig.alive.keys()):
+                return self._random.choice(choice)
+            await asyncio.sleep(0.01)
+        return None
 
     def _victim(self) -> int | None:
         """A worker that has run something, else one that could; None if there is none just now."""

@@ -32,6 +32,9 @@ class Place(ABC):
     hurries: ClassVar[bool] = True
     """What a dead process held of the upkeep is free in seconds: its end is waited for here."""
 
+    outlast: ClassVar[float] = 0.0
+    """Seconds for which locks of a killed process may last when all of its tasks have ended."""
+
     def __init__(self, url: str, directory: Path, *, beside: bool) -> None:
         self.url = url
         self.beside = beside

@@ -244,6 +244,8 @@ class Rig:
 
     async def _note_the_rest(self) -> None:
         """Leases and locks that outlived the drain; how flows and projections changed and ended."""
+        if await self.place.held():
+            await asyncio.sleep(self.place.outlast)
         for name in await self.place.held():
             self.recorder.write("left", task=name, word="a lease or a lock")
         for kind, id, old, new in await self.place.changes():

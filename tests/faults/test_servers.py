@@ -123,4 +123,5 @@ async def test_a_server_that_hangs(tmp_path: Path, nursery: Nursery, engine: str
         f"{max(again):.2f} s; told: {refused}"
     )
     assert not violations, "\n".join(map(str, violations))
-    assert late, "nothing was in hand: the test shows nothing"
+    # Not `late`: a settle that the server had been sent may be done before anybody can take over.
+    assert ends, "nothing was in hand: the test shows nothing"
