@@ -25,7 +25,12 @@ async def _at_work(url: str, tally: Tally) -> AsyncIterator[tuple[Loom, Noop]]:
     with tempfile.TemporaryDirectory(prefix="taskloom-bench-") as folder:
         async with FileShardLocks(Path(folder) / "locks") as locks:
             queue = KinesisQueue(
-                aws_session(), shard_locks=locks, endpoint_url=url, region_name=REGION
+                aws_session(),
+                shard_locks=locks,
+                # Over all shards, as the raw loop puts them; else one type is in one shard.
+                default_partition_key=lambda task: task.id,
+                endpoint_url=url,
+                region_name=REGION,
             )
             loom, noop = counted("memory://", tally, queue=queue)
             async with loom:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kinesis_cluster import LONG, Cluster, cluster, held, keyed, take
+from kinesis_cluster import LONG, QUICK, Cluster, cluster, held, keyed, take
+from msgspec.structs import replace
 
 from taskloom.errors import ConfigurationError, QueueUnavailableError
 from taskloom.interfaces import AdaptiveSnapshot, AdaptiveStrategy, BatchResult
 from taskloom.kinesis import KinesisQueue
 from taskloom.kinesis.progress import FINISHED, read_progress
-from taskloom.kinesis.reader import LARGEST_WINDOW
+from taskloom.kinesis.reader import BATCH, LARGEST_WINDOW
 from taskloom.outcomes import Delivery, UnreadableRecord
 
 
@@ -93,6 +94,14 @@ async def test_a_task_too_large_for_a_record_stops_the_put_before_it_began(here:
 
 
 # Reading
+
+
+async def test_the_first_claim_does_not_wait_for_the_whole_backlog(here: Cluster) -> None:
+    writer = await here.instance()
+    await writer.put("s", [keyed(number, str(number)) for number in range(BATCH + 1)])
+    reader = await here.instance(timing=replace(QUICK, gap=3600.0))  # its second page is far off
+    async with asyncio.timeout(5):
+        assert len(await reader.claim("s", 2 * BATCH, lease=LONG)) == BATCH
 
 
 async def test_an_expired_iterator_is_renewed_where_reading_stopped(here: Cluster) -> None:

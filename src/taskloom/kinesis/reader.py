@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from taskloom.clock import Clock
 from taskloom.interfaces.adaptive_strategy import AdaptiveStrategy, BatchResult
@@ -59,19 +59,23 @@ class Reader:
         self._check_at = 0.0
         self._stream, self._shard_id = holding.window.queue_id, holding.window.shard_id
         self._hurry = asyncio.Event()
-        self._asking: list[asyncio.Future[None]] = []
+        self._asking: dict[asyncio.Future[None], bool] = {}
+        """Who waits to hear how far it is, and whether some records are enough."""
         self._outage = Outage(f"reading {self._shard_id} of {self._stream!r}", clock)
 
     def hurry(self) -> None:
         """There may be something to read, or room for it."""
         self._hurry.set()
 
-    async def caught_up(self) -> None:
-        """Return when everything put before this call was read, or the window is full."""
-        if self._holding.is_ended or not self._has_room:
+    async def caught_up(self, *, or_some: bool = False) -> None:
+        """Return when everything put before this call was read, or the window is full.
+
+        `or_some`: or when there is anything in it.
+        """
+        if self._holding.is_ended or not self._has_room or (or_some and len(self._window)):
             return
         asked = asyncio.get_running_loop().create_future()
-        self._asking.append(asked)
+        self._asking[asked] = or_some
         self.hurry()
         await asked
 
@@ -180,11 +184,12 @@ class Reader:
     def _answer(self, asked: Sequence[asyncio.Future[None]], page: Page) -> None:
         if not page.behind or not self._has_room or self._holding.is_ended:
             self._release(asked)
+        if len(self._window):  # also who asked while this page was on its way
+            self._release(each for each, or_some in self._asking.items() if or_some)
 
-    def _release(self, asked: Sequence[asyncio.Future[None]]) -> None:
+    def _release(self, asked: Iterable[asyncio.Future[None]]) -> None:
         for each in tuple(asked):
-            if each in self._asking:
-                self._asking.remove(each)
+            self._asking.pop(each, None)
             if not each.done():
                 each.set_result(None)
 

@@ -91,7 +91,8 @@ class Stream:
         return self._loops is not None
 
     async def start(self) -> None:
-        """Take part. Returns when the shards of the first look are held, and read a first time.
+        """Take part. Returns when the shards of the first look are held, and something of each was
+        read, if there is anything.
 
         Raises what kept it from looking.
         """
@@ -102,7 +103,8 @@ class Stream:
         if self._looked is not None:
             await asyncio.shield(self._looked)
             if self._error is None:
-                await asyncio.gather(*(each.reader.caught_up() for each in self._held.values()))
+                readers = [each.reader for each in self._held.values()]
+                await asyncio.gather(*(reader.caught_up(or_some=True) for reader in readers))
             self._looked = None
 
     async def stop(self) -> None:
