@@ -42,14 +42,27 @@ def redis_binary() -> Path:
 
 
 @contextmanager
-def redis_server(folder: Path, port: int, *settings: str, config: str = "save ''") -> Iterator[str]:
+def redis_server(
+    folder: Path,
+    port: int,
+    *settings: str,
+    config: str = "save ''",
+    program: Path | None = None,
+) -> Iterator[str]:
     """A server with its files in `folder`; its URL. `config`: lines of its file of settings.
 
     It answers when this is entered, and is gone when it is left. `settings` as on its command line.
     """
     file, log = folder / "redis.conf", folder / "redis.log"
     file.write_text(config + "\n")
-    command = [str(redis_binary()), str(file), "--port", str(port), "--bind", "127.0.0.1"]
+    command = [
+        str(program or redis_binary()),
+        str(file),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+    ]
     with log.open("ab") as out:
         process = subprocess.Popen(
             [*command, "--dir", str(folder), *settings], stdout=out, stderr=subprocess.STDOUT
