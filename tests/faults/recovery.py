@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from case import Case, Violation
-from history import History, Run
+from history import Claimed, History, Run
 
 __all__ = ["found_again", "recoveries"]
 
@@ -56,14 +56,23 @@ def _next_holder(
     Whoever found it may have been killed before starting it: then it has to be found within the
     limit of that death. With a living holder it is found; it may then wait for its slot or lock.
     """
-    since = died
+    since, deliveries = died, 0
     for claim in history.claims.get(task, []):
-        if claim.t <= died:
-            continue
-        if claim.t >= again:
-            break
-        dead = history.deaths.get(claim.pid, float("inf"))
-        if claim.t - since > limit or dead >= again:
-            return since, claim.t
-        since = max(since, dead)
+        if claim.t > died:
+            if claim.t >= again:
+                break
+            since = _unsaid(history, claim, claim.deliveries - deliveries - 1, since, limit)
+            dead = history.deaths.get(claim.pid, float("inf"))
+            if claim.t - since > limit or dead >= again:
+                return since, claim.t
+            since = max(since, dead)
+        deliveries = claim.deliveries
     return since, again
+
+
+def _unsaid(history: History, claim: Claimed, times: int, since: float, limit: float) -> float:
+    """Since when nobody had it if so many found it in time, and died before they could say so."""
+    for _ in range(times):
+        deaths = [t for t in history.deaths.values() if since < t <= min(since + limit, claim.t)]
+        since = max(deaths, default=since)
+    return since

@@ -92,6 +92,20 @@ def _finder_killed(found_after: float = 2.5) -> Story:
     return story
 
 
+def _found_by_one_who_died(deliveries: int = 3) -> Story:
+    """Whoever found it in between was killed before it had noted that: the count says so."""
+    story = Story()
+    story.claim(1)
+    story.start("r1")
+    story.fault("kill")
+    story.fault("kill", B, wait=2.0)
+    story.claim(3, C, deliveries=deliveries, wait=2.0)
+    story.start("r2", C)
+    story.end("r2", C)
+    story.settle(3, C)
+    return story
+
+
 def _started_while_being_killed() -> Story:
     """The kill is noted before it is sent, and a run begins in between."""
     story = Story()
@@ -253,6 +267,7 @@ def _set_aside_after_a_death_unsaid(died: bool = True) -> Story:
         _set_aside_after_a_death_unsaid,
         _killed_and_again,
         _finder_killed,
+        _found_by_one_who_died,
         _started_while_being_killed,
         _waits_for_its_lock,
         _stopped_and_refused,
@@ -486,6 +501,7 @@ def test_a_planted_violation_is_found(invariant: str, plant: Callable[[Story], N
     [
         ("I5", _started_late(held_up=False)),
         ("I5", _claimed_slowly(slow=False)),
+        ("I13", _found_by_one_who_died(deliveries=2)),
         ("I6", _given_up_over_a_cut_connection(cut=False)),
         ("I6", _failed_and_stopped(ended=False)),
         ("I4", _set_aside_after_a_death_unsaid(died=False)),
