@@ -16,7 +16,7 @@ from places import PLACES
 from proxy import Proxy, RandomCuts, proxy_to
 from rig import OpenRig, Rig, seed_of
 from server_control import ENGINES
-from under_load import adding, note_away, rules_on, settled, size
+from under_load import MAKES_AGAIN, adding, note_away, rules_on, settled, size
 
 from taskloom import Loom
 
@@ -79,4 +79,5 @@ async def test_nothing_is_lost_and_nothing_doubled(
             f"{len(rig.of('run.start'))} runs"
         )
         assert not violations, f"seed {seed}:\n" + "\n".join(map(str, violations))
-        assert client.refused, "no call was hit: the test shows nothing"
+        hit = between if engine in MAKES_AGAIN else client.refused
+        assert hit, "no call was hit: the test shows nothing"

@@ -16,7 +16,7 @@ from nursery import Nursery
 from proxy import Proxy, proxy_to
 from rig import Rig, rig_on, seed_of
 from server_control import ENGINES, ServerControl, server
-from under_load import adding, away, rules_on, settled, size
+from under_load import MAKES_AGAIN, adding, away, rules_on, settled, size
 
 pytestmark = pytest.mark.usefixtures("forgotten_sockets")
 
@@ -26,8 +26,6 @@ STOPPED_FOR = 20.0
 AGAIN_WITHIN = {"mongodb": 15.0}
 """Seconds from the server's first answer until each worker has claimed, if not five. Tasks for all
 of them are fewer where the server does some hundred operations a second."""
-MAKES_AGAIN = {"mongodb"}
-"""Their drivers make a call again by themselves, once: all of the client's may have been hidden."""
 RECONNECTS = 20
 """In a second, of one process: fewer than this."""
 

@@ -15,7 +15,7 @@ from rig import Rig
 from taskloom import Loom
 from taskloom.errors import UnavailableError
 
-__all__ = ["Adding", "adding", "away", "note_away", "rules_on", "settled", "size"]
+__all__ = ["MAKES_AGAIN", "Adding", "adding", "away", "note_away", "rules_on", "settled", "size"]
 
 CALM_KINDS = {kind: weight for kind, weight in KINDS.items() if kind != "expiring"}
 """Whether a task expires while its server is away is nobody's fault."""
@@ -23,6 +23,8 @@ SOON = 0.05
 _SLOWER = {"mongodb": 15}
 """Times as long between two calls: its server does some hundred operations a second."""
 _LEASES = {"mongodb": 5.0}
+MAKES_AGAIN = {"mongodb"}
+"""Their drivers make a call again by themselves, once: all of the client's may have been hidden."""
 
 
 def size(short: int, long: int) -> int:
